@@ -1,0 +1,1 @@
+"""The mathematics of λ: jax.numpy alone, no networks, no files."""

@@ -1,0 +1,186 @@
+"""Distributions p(λ) of the log signal-to-noise ratio, each by its quantile function λ(u).
+
+A schedule maps u in [0, 1] to λ: u = 0 is the cleanest level, `logsnr_max`, and u = 1 the noisiest,
+`logsnr_min`. Training draws u ~ Uniform(0, 1); sampling walks a grid of u from 1 to 0. Schedules
+are frozen and hashable: static under jit. Constants are formed in float64 on the host; the ends of
+the range are reached through the complement of an angle, never through a difference of near equals.
+"""
+
+import abc
+import dataclasses
+import math
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from cfg_jax.diffusion import checks
+from cfg_jax.diffusion.logsnr import floating
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule(abc.ABC):
+    """p(λ) on [logsnr_min, logsnr_max], and λ(u) with u = 0 at logsnr_max.
+
+    Raises:
+      ValueError: logsnr_min is not smaller than logsnr_max, or one of them is not finite.
+    """
+
+    logsnr_min: float = -20.0
+    logsnr_max: float = 20.0
+
+    def __post_init__(self):
+        checks.logsnr_range(self.logsnr_min, self.logsnr_max)
+
+    @abc.abstractmethod
+    def _logsnr(self, u, xp: ModuleType):
+        """λ(u) by the array module `xp`: jax.numpy, or NumPy for grids in float64 on the host."""
+
+    @abc.abstractmethod
+    def cdf(self, logsnr: ArrayLike) -> Float[Array, "..."]:
+        """P(Λ ≤ λ): 0 at logsnr_min and below, 1 at logsnr_max and above."""
+
+    @abc.abstractmethod
+    def log_prob(self, logsnr: ArrayLike) -> Float[Array, "..."]:
+        """Log p(λ), of λ = λ(u) when u ~ Uniform(0, 1); -∞ outside the range."""
+
+    def logsnr(self, u: ArrayLike) -> Float[Array, "..."]:
+        """λ(u), for u in [0, 1] of any shape; decreasing, logsnr_max at u = 0."""
+        return self._logsnr(floating(u), jnp)
+
+    def u(self, logsnr: ArrayLike) -> Float[Array, "..."]:
+        """The inverse of `logsnr`, in [0, 1]."""
+        return jnp.subtract(1.0, self.cdf(logsnr))
+
+    def quantile(self, p: ArrayLike) -> Float[Array, "..."]:
+        """The λ with cdf(λ) = p, for p in [0, 1]: λ(1 - p)."""
+        return self.logsnr(1.0 - floating(p))
+
+    def sample(
+        self, key: jax.Array, shape: tuple[int, ...], stratified: bool = False
+    ) -> Float[Array, "..."]:
+        """Draws λ ~ p(λ).
+
+        Args:
+          key: A JAX random key.
+          shape: The shape of the result.
+          stratified: Draw one value from each of N = prod(shape) equally likely intervals, in the
+            order of the array, instead of N independent values. Every value alone still follows
+            p(λ); averages over the array vary less.
+
+        Returns:
+          λ of the given shape, float32.
+        """
+        u = jax.random.uniform(key, shape)
+        if stratified:
+            count = math.prod(shape)
+            u = stratify(u, jnp.arange(count).reshape(shape), count)
+        return self.logsnr(u)
+
+    def grid(self, steps: int) -> np.ndarray:
+        """The noise levels of a reverse process of `steps` steps, equally spaced in u.
+
+        Args:
+          steps: The number of steps, at least 1.
+
+        Returns:
+          steps + 1 values of λ, ascending from logsnr_min (noise) to logsnr_max, float64.
+
+        Raises:
+          ValueError: `steps` is not a whole number of at least 1.
+        """
+        checks.steps(steps)
+        return self._logsnr(np.linspace(1.0, 0.0, steps + 1), np)
+
+
+def stratify(u: ArrayLike, index: ArrayLike, count: int) -> Float[Array, "..."]:
+    """Moves u ~ Uniform(0, 1) into the `index`-th of `count` equal intervals of [0, 1]."""
+    return (floating(index) + floating(u)) / count
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cosine(Schedule):
+    """The truncated hyperbolic secant: λ(u) = -2 log tan(a u + b).
+
+    b = arctan(e^(-λ_max/2)), a = arctan(e^(-λ_min/2)) - b, and p(λ) = sech(λ/2) / (4 a)
+    (Ho & Salimans 2022, Section 3.1 and Algorithm 1). It is the cosine schedule of Nichol &
+    Dhariwal (2021) in continuous time.
+
+    Attributes:
+      logsnr_min: λ at u = 1.
+      logsnr_max: λ at u = 0.
+
+    >>> from cfg_jax.diffusion import schedules
+    >>> schedule = schedules.Cosine(logsnr_min=-20.0, logsnr_max=20.0)
+    >>> schedule.grid(2).round(6).tolist()
+    [-20.0, 0.0, 20.0]
+    """
+
+    @property
+    def _angles(self) -> tuple[float, float, float]:
+        """(a, b, b') with b' = arctan(e^(λ_min/2)), so that a + b + b' = π/2."""
+        b = math.atan(math.exp(-self.logsnr_max / 2.0))
+        b_low = math.atan(math.exp(self.logsnr_min / 2.0))
+        return math.pi / 2.0 - b_low - b, b, b_low
+
+    def _logsnr(self, u, xp):
+        a, b, b_low = self._angles
+        # tan(θ) = 1 / tan(π/2 - θ): each half measures its angle from its own end.
+        return xp.where(
+            u < 0.5, -2.0 * xp.log(xp.tan(a * u + b)), 2.0 * xp.log(xp.tan(a * (1.0 - u) + b_low))
+        )
+
+    def cdf(self, logsnr):
+        """(arctan(e^(λ/2)) - b') / a."""
+        a, b, b_low = self._angles
+        logsnr = floating(logsnr)
+        low = (jnp.arctan(jnp.exp(logsnr / 2.0)) - b_low) / a
+        high = 1.0 - (jnp.arctan(jnp.exp(-logsnr / 2.0)) - b) / a
+        return jnp.clip(jnp.where(logsnr < 0.0, low, high), 0.0, 1.0)
+
+    def u(self, logsnr):
+        """(arctan(e^(-λ/2)) - b) / a."""
+        a, b, b_low = self._angles
+        logsnr = floating(logsnr)
+        low = 1.0 - (jnp.arctan(jnp.exp(logsnr / 2.0)) - b_low) / a
+        high = (jnp.arctan(jnp.exp(-logsnr / 2.0)) - b) / a
+        return jnp.clip(jnp.where(logsnr < 0.0, low, high), 0.0, 1.0)
+
+    def log_prob(self, logsnr):
+        """Log sech(λ/2) - log 4a inside the range, -∞ outside."""
+        logsnr = floating(logsnr)
+        log_sech = -jnp.logaddexp(logsnr / 2.0, -logsnr / 2.0) + math.log(2.0)
+        inside = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
+        return jnp.where(inside, log_sech - math.log(4.0 * self._angles[0]), -jnp.inf)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Uniform(Schedule):
+    """Uniform in λ: λ(u) = λ_max + u (λ_min - λ_max).
+
+    Attributes:
+      logsnr_min: λ at u = 1.
+      logsnr_max: λ at u = 0.
+    """
+
+    @property
+    def _width(self) -> float:
+        return self.logsnr_max - self.logsnr_min
+
+    def _logsnr(self, u, xp):
+        # From the nearer end, so that both ends are met exactly.
+        return xp.where(
+            u < 0.5, self.logsnr_max - self._width * u, self.logsnr_min + self._width * (1.0 - u)
+        )
+
+    def cdf(self, logsnr):
+        """(λ - λ_min) / (λ_max - λ_min)."""
+        return jnp.clip((floating(logsnr) - self.logsnr_min) / self._width, 0.0, 1.0)
+
+    def log_prob(self, logsnr):
+        """-log(λ_max - λ_min) inside the range, -∞ outside."""
+        logsnr = floating(logsnr)
+        inside = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
+        return jnp.where(inside, -math.log(self._width), -jnp.inf)

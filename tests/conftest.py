@@ -1,0 +1,38 @@
+"""Eight fake devices for every test, and the noise levels that the mathematics is checked on."""
+
+import os
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import numpy as np
+import pytest
+
+RELATIVE = 5e-6
+
+
+@pytest.fixture(scope="session")
+def levels() -> np.ndarray:
+    """λ over [-20, 20], float32: a grid and its surroundings of zero."""
+    rng = np.random.default_rng(0)
+    grid = np.linspace(-20.0, 20.0, 161)
+    return np.concatenate([grid, rng.uniform(-20, 20, 200), [-1e-3, 0.0, 1e-3]]).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def pairs(levels) -> tuple[np.ndarray, np.ndarray]:
+    """(λ, λ') with λ < λ', close ones among them, float32."""
+    low, high = np.meshgrid(levels[::3], levels[::3])
+    near = levels[levels < 19.9]
+    low = np.concatenate([low[low < high], near, near]).astype(np.float32)
+    grid = np.meshgrid(levels[::3], levels[::3])
+    high = np.concatenate([grid[1][grid[0] < grid[1]], near + 1e-2, near + 1e-1])
+    return low, high.astype(np.float32)
+
+
+def assert_relative(actual, expected, relative=RELATIVE, absolute=0.0):
+    """Compares float32 results with a float64 oracle."""
+    assert np.asarray(actual).dtype == np.float32
+    np.testing.assert_allclose(
+        np.asarray(actual, np.float64), expected, rtol=relative, atol=absolute
+    )

@@ -1,0 +1,130 @@
+"""The training loss: its draws, and its value against numpy and a closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from cfg_jax import objective, schedules
+
+SCHEDULE = schedules.Cosine()
+COUNT = 4096
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    x, labels = jnp.zeros((COUNT, 2)), jnp.arange(COUNT) % 10
+    draw = jax.jit(objective.draw, static_argnames=("schedule", "p_uncond", "stratified"))
+    return draw(
+        jax.random.key(1), x, labels, schedule=SCHEDULE, null=10, p_uncond=0.2, stratified=False
+    )
+
+
+def test_levels_and_noise_have_their_distributions(drawn):
+    cdf = np.asarray(SCHEDULE.cdf(drawn.logsnr))
+    assert stats.kstest(cdf, "uniform").pvalue > 1e-3
+    assert stats.kstest(np.asarray(drawn.eps).ravel(), "norm").pvalue > 1e-3
+    together = np.stack([cdf, *np.asarray(drawn.eps).T, np.asarray(drawn.cond) == 10])
+    correlation = np.corrcoef(together) - np.eye(4)
+    assert np.abs(correlation).max() < 5 / np.sqrt(COUNT)
+
+
+def test_nulls_come_with_their_probability_and_the_rest_keep_their_labels(drawn):
+    dropped = np.asarray(drawn.cond) == 10
+    assert stats.binomtest(int(dropped.sum()), COUNT, 0.2).pvalue > 1e-3
+    np.testing.assert_array_equal(drawn.cond[~dropped], (np.arange(COUNT) % 10)[~dropped])
+
+
+@pytest.mark.parametrize(("p_uncond", "nulls"), [(0.0, 0), (1.0, 64)])
+def test_the_ends_of_p_uncond_are_certain(p_uncond, nulls):
+    drawn = objective.draw(
+        jax.random.key(0),
+        jnp.zeros((64, 1)),
+        jnp.zeros(64, jnp.int32),
+        schedule=SCHEDULE,
+        null=3,
+        p_uncond=p_uncond,
+    )
+    assert int((drawn.cond == 3).sum()) == nulls
+
+
+def test_stratified_levels_fill_every_stratum_in_order():
+    drawn = objective.draw(jax.random.key(0), jnp.zeros((32, 1)), None, schedule=SCHEDULE)
+    u = np.asarray(SCHEDULE.u(drawn.logsnr))
+    np.testing.assert_array_equal(np.floor(u * 32), np.arange(32))
+    assert drawn.cond is None
+
+
+def test_an_examples_draws_do_not_depend_on_the_batch():
+    few, many = (
+        objective.draw(
+            jax.random.key(5), jnp.zeros((n, 3)), None, schedule=SCHEDULE, stratified=False
+        )
+        for n in (3, 9)
+    )
+    np.testing.assert_array_equal(few.eps, many.eps[:3])
+    np.testing.assert_array_equal(few.logsnr, many.logsnr[:3])
+
+
+def test_squared_error_is_the_formula():
+    rng = np.random.default_rng(0)
+    x, eps = rng.normal(size=(2, 5, 4, 3)).astype(np.float32)
+    lam = np.linspace(-5, 5, 5).astype(np.float32)
+    labels = jnp.arange(5)
+
+    def denoiser(z, logsnr, cond):
+        return 0.5 * z + logsnr[:, None, None] + cond[:, None, None]
+
+    got = objective.squared_error(
+        denoiser, jnp.asarray(x), objective.Draw(jnp.asarray(lam), jnp.asarray(eps), labels)
+    )
+    alpha, sigma = (np.sqrt(1 / (1 + np.exp(s * lam)))[:, None, None] for s in (-1, 1))
+    answer = 0.5 * (alpha * x + sigma * eps) + (lam + np.arange(5))[:, None, None]
+    np.testing.assert_allclose(got, np.mean((answer - eps) ** 2, axis=(1, 2)), rtol=1e-5)
+
+
+def test_the_best_denoiser_of_gaussian_data_has_the_closed_forms_loss():
+    """For x ~ N(0, s²), E||ε̂* - ε||² = α² s² / (α² s² + σ²): the least loss there is."""
+    s = 0.5
+    x = s * jax.random.normal(jax.random.key(9), (200_000, 1))
+
+    def best(z, logsnr, cond):
+        alpha2, sigma2 = jax.nn.sigmoid(logsnr)[:, None], jax.nn.sigmoid(-logsnr)[:, None]
+        return jnp.sqrt(sigma2) * z / (alpha2 * s**2 + sigma2)
+
+    drawn = objective.draw(jax.random.key(2), x, None, schedule=SCHEDULE)
+    got = float(objective.squared_error(best, x, drawn).mean())
+    alpha2 = np.asarray(jax.nn.sigmoid(drawn.logsnr), np.float64)
+    want = np.mean(alpha2 * s**2 / (alpha2 * s**2 + 1 - alpha2))
+    assert got == pytest.approx(want, rel=0.01)
+
+
+def test_the_loss_of_a_bfloat16_network_is_float32():
+    drawn = objective.draw(jax.random.key(0), jnp.zeros((4, 2)), None, schedule=SCHEDULE)
+    losses = objective.squared_error(lambda z, *_: z.astype(jnp.bfloat16), jnp.zeros((4, 2)), drawn)
+    assert losses.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("p_uncond", [-0.1, 1.5])
+def test_a_p_uncond_that_is_no_probability_is_refused(p_uncond):
+    with pytest.raises(ValueError, match="p_uncond must lie in"):
+        objective.draw(
+            jax.random.key(0),
+            jnp.zeros((2, 1)),
+            jnp.zeros(2, jnp.int32),
+            schedule=SCHEDULE,
+            null=1,
+            p_uncond=p_uncond,
+        )
+
+
+def test_a_null_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="null must have the structure of the condition"):
+        objective.draw(
+            jax.random.key(0),
+            jnp.zeros((2, 1)),
+            {"label": jnp.zeros(2, jnp.int32)},
+            schedule=SCHEDULE,
+            null=1,
+        )

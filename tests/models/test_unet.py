@@ -1,0 +1,210 @@
+"""The U-Net: its size against the published networks, its parts, and what it depends on."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cfg_jax.models import UNet
+from cfg_jax.models.unet import ResidualBlock
+
+TINY = {
+    "channels": 8,
+    "channel_mult": (1, 2),
+    "blocks": 1,
+    "attention_resolutions": (4,),
+    "head_channels": 8,
+}
+SMALLEST = UNet(channels=4, channel_mult=(1,), blocks=1, attention_resolutions=(), head_channels=4)
+RNG = np.random.default_rng(0)
+Z = jnp.asarray(RNG.normal(size=(3, 8, 8, 1)), jnp.float32)
+LAM = jnp.array([-3.0, 0.0, 5.0])
+LABELS = jnp.array([0, 2, 4])
+
+
+def random_variables(module, *args):
+    """Random values for every parameter, the zero-initialised too; compiles no initialiser."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *args)
+    rng = np.random.default_rng(1)
+
+    def values(leaf):
+        spread = 1 / np.sqrt(np.prod(leaf.shape[:-1])) if len(leaf.shape) > 1 else 0.5
+        return jnp.asarray(rng.normal(size=leaf.shape) * spread, leaf.dtype)
+
+    return jax.tree.map(values, shapes)
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="train")
+def apply(module, variables, *args, **options):
+    """One compiled program instead of one an operation."""
+    return module.apply(variables, *args, **options)
+
+
+@pytest.fixture(scope="module")
+def net():
+    module = UNet(num_classes=4, **TINY)
+    return module, random_variables(module, Z, LAM, LABELS)
+
+
+def size(network, shape, labels):
+    variables = jax.eval_shape(
+        network.init, jax.random.key(0), jnp.zeros(shape), jnp.zeros(1), labels
+    )
+    return sum(leaf.size for leaf in jax.tree.leaves(variables))
+
+
+def test_it_has_the_parameters_of_guided_diffusions_network():
+    """7.66 M at 32×32×3, 64 channels, mult 1-2-2, 2 blocks, attention at 16, 32 channels a head."""
+    network = UNet(
+        channels=64, channel_mult=(1, 2, 2), blocks=2, attention_resolutions=(16,), head_channels=32
+    )
+    assert size(network, (1, 32, 32, 3), None) == 7_660_931
+
+
+def test_the_imagenet_64_network_has_the_published_296_million():
+    """Dhariwal & Nichol 2021, Table 4."""
+    network = UNet(
+        channels=192,
+        channel_mult=(1, 2, 3, 4),
+        blocks=3,
+        attention_resolutions=(32, 16, 8),
+        head_channels=64,
+        num_classes=1000,
+    )
+    assert round(size(network, (1, 64, 64, 3), jnp.zeros(1, jnp.int32)) / 1e6) == 296
+
+
+def test_it_starts_at_zero_and_its_blocks_as_identities():
+    z = Z[:, :4, :4]
+    variables = jax.jit(SMALLEST.init)(jax.random.key(0), z, LAM)
+    np.testing.assert_array_equal(apply(SMALLEST, variables, z, LAM), 0.0)
+    block, h = ResidualBlock(1), jnp.ones((3, 5))
+    variables = jax.jit(block.init)(jax.random.key(0), z, h)
+    np.testing.assert_array_equal(block.apply(variables, z, h), z)
+
+
+def test_a_residual_block_is_its_formula():
+    """One channel group, against float64 and a convolution written out."""
+    x = RNG.normal(size=(2, 4, 4, 3))
+    embedding = RNG.normal(size=(2, 5))
+    block = ResidualBlock(5)
+    args = jnp.asarray(x, jnp.float32), jnp.asarray(embedding, jnp.float32)
+    variables = random_variables(block, *args)
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"])
+
+    def norm(h, weights):
+        mean, var = h.mean((1, 2, 3), keepdims=True), h.var((1, 2, 3), keepdims=True)
+        return (h - mean) / np.sqrt(var + 1e-5) * weights["scale"] + weights["bias"]
+
+    def conv(h, weights):
+        kernel, pad = weights["Conv_0"]["kernel"], weights["Conv_0"]["kernel"].shape[0] // 2
+        h = np.pad(h, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        rows, columns = h.shape[1] - 2 * pad, h.shape[2] - 2 * pad
+        out = sum(
+            h[:, i : i + rows, j : j + columns] @ kernel[i, j]
+            for i in range(kernel.shape[0])
+            for j in range(kernel.shape[1])
+        )
+        return out + weights["Conv_0"]["bias"]
+
+    def silu(h):
+        return h / (1 + np.exp(-h))
+
+    h = conv(silu(norm(x, p["GroupNorm_0"])), p["Conv_0"])
+    scale, shift = np.split(embedding @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"], 2, axis=-1)
+    h = norm(h, p["GroupNorm_1"]) * (1 + scale[:, None, None]) + shift[:, None, None]
+    want = conv(x, p["Conv_2"]) + conv(silu(h), p["Conv_1"])
+    np.testing.assert_allclose(block.apply(variables, *args), want, rtol=1e-4, atol=1e-4)
+
+
+def test_it_depends_on_image_level_and_label_of_each_example_alone(net):
+    module, variables = net
+    base = apply(module, variables, Z, LAM, LABELS)
+    changes = [
+        apply(module, variables, Z.at[1].add(0.1), LAM, LABELS),
+        apply(module, variables, Z, LAM.at[1].add(0.1), LABELS),
+        apply(module, variables, Z, LAM, LABELS.at[1].set(3)),
+    ]
+    for changed in changes:
+        assert np.abs(changed[1] - base[1]).max() > 1e-4
+        np.testing.assert_allclose(changed[::2], base[::2], atol=1e-6)
+
+
+def test_a_scalar_level_is_everyones(net):
+    module, variables = net
+    np.testing.assert_allclose(
+        apply(module, variables, Z, 0.5, LABELS),
+        apply(module, variables, Z, jnp.full(3, 0.5), LABELS),
+        atol=1e-6,
+    )
+
+
+def test_bfloat16_computes_nearly_the_same_from_float32_parameters(net):
+    module, variables = net
+    half = module.clone(dtype=jnp.bfloat16)
+    shapes = jax.eval_shape(half.init, jax.random.key(0), Z, LAM, LABELS)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+    got, want = apply(half, variables, Z, LAM, LABELS), apply(module, variables, Z, LAM, LABELS)
+    assert got.dtype == jnp.float32
+    assert 0 < np.abs(got - want).max() < 0.05 * np.abs(want).max()
+
+
+def test_remat_changes_what_is_kept_and_nothing_else():
+    z = Z[:, :4, :4]
+    variables = random_variables(SMALLEST, z, LAM)
+
+    def loss(v, network):
+        return jnp.square(network.apply(v, z, LAM)).sum()
+
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    again = SMALLEST.clone(remat=True)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
+        gradient(variables, SMALLEST),
+        gradient(variables, again),
+    )
+    kept, recomputed = (
+        str(jax.make_jaxpr(jax.grad(loss), static_argnums=1)(variables, network))
+        for network in (SMALLEST, again)
+    )
+    assert recomputed.count("remat") > kept.count("remat") == 0
+
+
+def test_dropout_is_on_in_training_alone():
+    module = SMALLEST.clone(dropout=0.5)
+    z = Z[:, :4, :4]
+    variables = random_variables(module, z, LAM)
+    still = apply(module, variables, z, LAM)
+    np.testing.assert_array_equal(still, apply(SMALLEST, variables, z, LAM))
+    one, two = (
+        apply(module, variables, z, LAM, train=True, rngs={"dropout": jax.random.key(i)})
+        for i in (0, 1)
+    )
+    assert np.abs(one - two).max() > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(2, 12, 20, 3), (2, 4, 8, 2)])
+def test_unconditional_and_of_any_size_it_can_halve(shape):
+    module = UNet(**TINY)
+    z = jnp.asarray(RNG.normal(size=shape), jnp.float32)
+    variables = random_variables(module, z, 0.0)
+    out = apply(module, variables, z, 0.0)
+    assert out.shape == shape
+    assert np.all(np.isfinite(out))
+    assert np.abs(out).max() > 0
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 8, 1), (1, 8, 10, 1)])
+def test_a_size_it_cannot_halve_is_refused(shape):
+    module = UNet(**{**TINY, "channel_mult": (1, 1, 1)})
+    with pytest.raises(ValueError, match=r"halves height and width 2 times.*multiples of 4"):
+        module.init(jax.random.key(0), jnp.zeros(shape), 0.0)
+
+
+def test_labels_missing_or_unwanted_are_refused():
+    with pytest.raises(ValueError, match="needs labels"):
+        UNet(num_classes=4, **TINY).init(jax.random.key(0), Z, 0.0)
+    with pytest.raises(ValueError, match="takes no labels"):
+        UNet(**TINY).init(jax.random.key(0), Z, 0.0, LABELS)
