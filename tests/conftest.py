@@ -36,3 +36,24 @@ def assert_relative(actual, expected, relative=RELATIVE, absolute=0.0):
     np.testing.assert_allclose(
         np.asarray(actual, np.float64), expected, rtol=relative, atol=absolute
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prepared_data(tmp_path_factory):
+    """Prepared data goes to a place of the tests' own, never to the user's."""
+    place = tmp_path_factory.mktemp("tfds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(place))
+        yield place
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A work directory of the tiny recipe, trained to its end."""
+    from recipes import tiny
+
+    from cfg_jax.training.loop import train
+
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    train(tiny(), workdir)
+    return workdir

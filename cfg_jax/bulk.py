@@ -1,0 +1,87 @@
+"""Many images in batches, each kept on disk as soon as it is made, so that a long job can go on."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+Draw = Callable[[int, np.ndarray | None], np.ndarray]
+"""(offset, labels) -> uint8 images of (batch, height, width, channels), from number `offset` on."""
+
+
+def collect(
+    draw: Draw,
+    *,
+    count: int,
+    labels: np.ndarray | None,
+    batch: int,
+    parts: Path,
+    settings: dict[str, Any],
+) -> np.ndarray:
+    """Draws `count` images, going on with the parts that an interrupted call left.
+
+    Every call of `draw` gets a full batch, the last one filled up with repeated labels, so that one
+    program serves all.
+
+    Args:
+      draw: Draws a batch.
+      count: The number of images.
+      labels: One an image, or None.
+      batch: Images at a time.
+      parts: The folder for the parts; removed by `discard` once the images are safe elsewhere.
+      settings: What the images depend on, as JSON values. Parts of other settings are not gone on
+        with.
+
+    Returns:
+      uint8 images of (count, height, width, channels).
+
+    Raises:
+      ValueError: `parts` holds parts of other settings.
+    """
+    batch = min(batch, count)
+    _claim(parts, {**settings, "count": count, "batch": batch})
+    starts = range(0, count, batch)
+    with tqdm(total=count, desc="sample", unit="image") as progress:
+        for start in starts:
+            path = parts / f"{start}.npy"
+            here = min(batch, count - start)
+            if not path.exists():
+                chosen = None if labels is None else np.resize(labels[start : start + here], batch)
+                _save(path, draw(start, chosen)[:here])
+            progress.update(here)
+    return np.concatenate([np.load(parts / f"{start}.npy") for start in starts])
+
+
+def discard(parts: Path) -> None:
+    """Removes the parts."""
+    shutil.rmtree(parts)
+
+
+def _claim(parts: Path, settings: dict[str, Any]) -> None:
+    path = parts / "settings.json"
+    if path.exists():
+        held = json.loads(path.read_text())
+        different = [
+            f"{name}: {held.get(name)} -> {settings.get(name)}"
+            for name in sorted(held.keys() | settings.keys())
+            if held.get(name) != settings.get(name)
+        ]
+        if different:
+            raise ValueError(
+                f"{parts} holds part of another job ({'; '.join(different)}): repeat that "
+                "command to finish it, or remove the folder"
+            )
+    parts.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings))
+
+
+def _save(path: Path, images: np.ndarray) -> None:
+    temporary = path.with_suffix(".part")
+    with temporary.open("wb") as file:
+        np.save(file, images)
+    os.replace(temporary, path)

@@ -1,0 +1,62 @@
+"""The commands, one module each; a user's mistake is answered in one line, with exit code 2."""
+
+import importlib
+import sys
+import traceback
+from pathlib import Path
+
+COMMANDS = {
+    "train": "train a guided diffusion model, or go on training it",
+    "sample": "sample images from a trained model",
+    "evaluate": "score samples over a sweep of guidance strengths",
+    "prepare": "prepare a data set once, before training",
+}
+
+USAGE = "usage: python -m cfg_jax COMMAND [--help] [flags]\n\n" + "\n".join(
+    f"  {name:10}{what}" for name, what in COMMANDS.items()
+)
+
+MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
+"""Exit codes: a user's mistake, a run that went wrong, and one that was asked to stop."""
+
+
+class FailedError(Exception):
+    """A run that did not reach its end, through no mistake in the command; told in one line."""
+
+    def __init__(self, message: str, code: int = FAILURE):
+        super().__init__(message)
+        self.code = code
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command that the arguments name, and exits."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("--help", "-h", "help"):
+        print(USAGE)
+        sys.exit(0)
+    if name not in COMMANDS:
+        _say(f"there is no command {name!r}; there are {', '.join(COMMANDS)}")
+        sys.exit(MISTAKE)
+    try:
+        importlib.import_module(f"cfg_jax.cli.{name}").run(rest)
+    except FailedError as failure:
+        _say(f"{name}: {failure}")
+        sys.exit(failure.code)
+    except KeyboardInterrupt:
+        _say(f"{name}: interrupted")
+        sys.exit(INTERRUPTED)
+    except (ValueError, TypeError) as error:
+        if not _is_ours(error):
+            raise
+        _say(f"{name}: {error}")
+        sys.exit(MISTAKE)
+
+
+def _say(message: str) -> None:
+    print(f"cfg_jax {message}", file=sys.stderr)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether this package raised the error: any other is a bug, and keeps its traceback."""
+    *_, last = traceback.walk_tb(error.__traceback__)
+    return Path(__file__).parents[1] in Path(last[0].f_code.co_filename).parents

@@ -1,0 +1,63 @@
+"""Images as people see them, uint8, and as networks do, [-1, 1]; grids of them as PNG files."""
+
+import math
+import os
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+import numpy as np
+
+Images = TypeVar("Images", np.ndarray, jax.Array)
+
+
+def to_float(images: Images) -> Images:
+    """uint8 in [0, 255] to float32 in [-1, 1]; the same for NumPy and JAX arrays."""
+    return images.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
+
+
+def to_uint8(images: Images) -> np.ndarray:
+    """Floats in [-1, 1] (clipped to it) to the nearest uint8 in [0, 255], on the host."""
+    clipped = np.clip(np.asarray(images, np.float32), -1.0, 1.0)
+    return np.round((clipped + 1.0) * 127.5).astype(np.uint8)
+
+
+def tile(images: np.ndarray, columns: int, *, padding: int = 1) -> np.ndarray:
+    """Lays images out in rows.
+
+    Args:
+      images: uint8 of (count, height, width, channels).
+      columns: Images a row.
+      padding: White pixels between neighbours and around.
+
+    Returns:
+      One uint8 image of (rows · (height + padding) + padding, …, channels).
+    """
+    count, height, width, channels = images.shape
+    rows = math.ceil(count / columns)
+    step_y, step_x = height + padding, width + padding
+    canvas = np.full((rows * step_y + padding, columns * step_x + padding, channels), 255, np.uint8)
+    for i, image in enumerate(images):
+        y, x = padding + (i // columns) * step_y, padding + (i % columns) * step_x
+        canvas[y : y + height, x : x + width] = image
+    return canvas
+
+
+def save_grid(path: Path, images: np.ndarray, columns: int, *, smallest: int = 32) -> None:
+    """Writes a grid of images as a PNG, tiny ones enlarged by whole pixels.
+
+    Args:
+      path: The file; its folder must exist.
+      images: uint8 of (count, height, width, channels), 1 or 3 channels.
+      columns: Images a row.
+      smallest: The least height of an image on the page, in pixels.
+    """
+    from PIL import Image
+
+    zoom = max(1, round(smallest / images.shape[1]))
+    large = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    grid = tile(large, columns, padding=max(1, zoom // 2))
+    picture = Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid)
+    temporary = path.with_name(path.name + ".part")
+    picture.save(temporary, format="PNG")
+    os.replace(temporary, path)

@@ -1,0 +1,139 @@
+"""The stream of training batches: a function of (seed, step) alone."""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Generator
+
+import numpy as np
+
+from cfg_jax.data.sources import ArraySource, Dataset, Source
+
+_AHEAD = 8  # Batches read before they are asked for, so that the device never waits for the host.
+_THREADS = 4
+
+Batch = dict[str, np.ndarray]
+
+
+def batches(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    flip: bool = False,
+    workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Generator[Batch, None, None]:
+    """Yields this process's part of one global batch after another, without end.
+
+    Examples lie on one line, epoch after epoch, each epoch a new shuffle of the whole dataset;
+    global batch k holds places k * batch_size to (k + 1) * batch_size. The example and the flip
+    at a place are functions of (seed, place), so the stream is the same with any number of
+    workers or processes, and wherever it starts.
+
+    Args:
+      dataset: what to draw from; it may be smaller than a batch.
+      batch_size: examples in a global batch; a multiple of `process_count`.
+      seed: 0 or more.
+      start: the step of the first batch.
+      flip: mirror each example left to right with probability one half.
+      workers: processes that read; 0 reads in threads of this one. Workers are spawned, so a
+        script that uses them needs the usual `if __name__ == "__main__":`.
+      process_index: which contiguous part of each global batch is this process's.
+      process_count: how many processes share a global batch.
+
+    Returns:
+      A generator of {"image": uint8 (b, H, W, C), "label": int32 (b,)} with
+      b = batch_size / process_count; its `close()` ends threads and workers.
+
+    Raises:
+      ValueError: if an argument is out of range.
+    """
+    _check_ranges(batch_size, seed, start, workers)
+    if process_count < 1 or not 0 <= process_index < process_count:
+        raise ValueError(
+            f"process_index should be one of 0 to process_count - 1, got {process_index} "
+            f"of {process_count}"
+        )
+    if batch_size % process_count:
+        raise ValueError(
+            f"batch_size should be a multiple of the {process_count} processes, got {batch_size}"
+        )
+    rows = batch_size // process_count
+    reader = _Reader(
+        dataset.source, seed, flip, stride=batch_size, offset=process_index * rows, rows=rows
+    )
+    return _stream(reader, start, workers)
+
+
+def _check_ranges(batch_size: int, seed: int, start: int, workers: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size should be 1 or more, got {batch_size}")
+    for name, value in (("seed", seed), ("start", start), ("workers", workers)):
+        if value < 0:
+            raise ValueError(f"{name} should be 0 or more, got {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Reads one process's part of the global batch of a step."""
+
+    source: Source
+    seed: int
+    flip: bool
+    stride: int
+    offset: int
+    rows: int
+
+    def __call__(self, step: int) -> Batch:
+        first = step * self.stride + self.offset
+        epochs, places = np.divmod(np.arange(first, first + self.rows), len(self.source))
+        indices = np.empty(self.rows, np.int64)
+        mirrored = np.empty(self.rows, bool)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            order, mirror = _epoch(self.seed, int(epoch), len(self.source))
+            indices[here], mirrored[here] = order[places[here]], mirror[places[here]]
+        batch = _gather(self.source, indices)
+        if self.flip:
+            batch["image"][mirrored] = batch["image"][mirrored, :, ::-1]
+        return batch
+
+
+# Grain's own shuffle, random_map and batch take 2 ms for 64 digits in memory; drawing an epoch's
+# permutation at once, and indexing with it, 0.02 ms.
+@functools.lru_cache(maxsize=4)
+def _epoch(seed: int, epoch: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns an epoch's order of examples (size,) and which places are mirrored (size,)."""
+    rng = np.random.default_rng((seed, epoch))
+    return rng.permutation(size), rng.random(size) < 0.5
+
+
+def _gather(source: Source, indices: np.ndarray) -> Batch:
+    if isinstance(source, ArraySource):
+        return source[indices]
+    examples = [source[int(index)] for index in indices]
+    return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+
+
+def _stream(reader: _Reader, start: int, workers: int) -> Generator[Batch, None, None]:
+    import grain
+
+    ahead = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
+    stream = grain.MapDataset.range(start, sys.maxsize).map(reader).to_iter_dataset(ahead)
+    if workers:
+        _parse_flags()
+        stream = stream.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        )
+    yield from stream  # Closing this generator closes Grain's iterator: `yield from` sees to it.
+
+
+def _parse_flags() -> None:
+    """Grain hands absl's flags to its workers, and insists that they are parsed."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

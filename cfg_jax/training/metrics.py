@@ -1,0 +1,70 @@
+"""Metrics of a run as JSON lines, one object a line, and to TensorBoard on request."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class MetricsWriter:
+    """Appends to WORKDIR/metrics.jsonl.
+
+    Args:
+      workdir: The run's directory.
+      step: The step training goes on from: lines of later steps, left by a run that was cut off
+        after its last checkpoint, are dropped, since those steps will be made again.
+      tensorboard: Also write events to WORKDIR/tensorboard.
+
+    Raises:
+      ValueError: TensorBoard events were asked for and tensorboardX is not installed.
+    """
+
+    def __init__(self, workdir: Path, *, step: int, tensorboard: bool = False):
+        path = workdir / "metrics.jsonl"
+        kept = [row for row in read(path) if row["step"] <= step]
+        temporary = path.with_name(path.name + ".part")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(temporary, path)
+        self._file = path.open("a")
+        self._events = _events(workdir, step) if tensorboard else None
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
+        if self._events:
+            self._events.close()
+
+    def write(self, step: int, **values: Any) -> None:
+        """Writes one row; lists become one TensorBoard series an entry."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        if self._events:
+            for name, value in values.items():
+                for i, entry in enumerate(value if isinstance(value, list) else [value]):
+                    if entry is not None:
+                        series = f"{name}/{i}" if isinstance(value, list) else name
+                        self._events.add_scalar(series, entry, step)
+            self._events.flush()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file; a line that a crash cut off is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+def _events(workdir: Path, step: int):
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise ValueError(
+            "train.tensorboard needs tensorboardX: pip install 'cfg-jax[tensorboard]'"
+        ) from None
+    return SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)

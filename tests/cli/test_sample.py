@@ -1,0 +1,102 @@
+"""The command `sample`: pictures, arrays, going on, and what it refuses."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import cfg_jax
+from cfg_jax import solvers
+from cfg_jax.data.images import to_uint8
+
+
+def sample(trained, out, *flags):
+    return ("sample", "--workdir", trained, "--out", out, *flags)
+
+
+def test_arrays_are_what_python_samples(command, trained, tmp_path):
+    out = tmp_path / "samples.npz"
+    code, printed, err = command(
+        *sample(trained, out, "--labels", "2,5-6", "--per-label", 3, "--w", 1.5, "--steps", 3),
+        "--solver",
+        "ddim",
+        "--eta",
+        0.5,
+        "--seed",
+        4,
+        "--batch",
+        8,
+    )
+    assert code == 0, err
+    assert "9 images" in printed
+    with np.load(out) as arrays:
+        images, labels = arrays["arr_0"], arrays["arr_1"]
+    np.testing.assert_array_equal(labels, [2, 2, 2, 5, 5, 5, 6, 6, 6])
+    assert images.dtype == np.uint8
+    run = cfg_jax.load(trained)
+    want = run.sample(jax.random.key(4), labels, w=1.5, steps=3, solver=solvers.DDIM(eta=0.5))
+    assert np.abs(images.astype(int) - to_uint8(want)).max() <= 1
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_a_picture_has_a_row_a_label(command, trained, tmp_path):
+    out = tmp_path / "deep" / "grid.png"
+    code, _, err = command(*sample(trained, out, "--labels", "0-9", "--per-label", 4))
+    assert code == 0, err
+    picture = Image.open(out)
+    assert picture.size[1] / picture.size[0] == pytest.approx(10 / 4, rel=0.02)
+
+
+def test_interrupted_it_goes_on(command, trained, tmp_path, monkeypatch):
+    from cfg_jax.run import Run
+
+    out, calls, original = tmp_path / "samples.npz", [], Run.sample
+
+    def counting(self, *args, **options):
+        calls.append(options["offset"])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(Run, "sample", counting)
+    argv = sample(trained, out, "--labels", "0-2", "--per-label", 8, "--batch", 8)
+    code, _, err = command(*argv)
+    assert code == 130
+    assert "the same command goes on" in err
+    assert not out.exists()
+    assert command(*argv)[0] == 0
+    assert calls == [0, 8, 8, 16]
+    monkeypatch.undo()
+    again = tmp_path / "again.npz"
+    assert (
+        command(*sample(trained, again, "--labels", "0-2", "--per-label", 8, "--batch", 8))[0] == 0
+    )
+    with np.load(out) as a, np.load(again) as b:
+        np.testing.assert_array_equal(a["arr_0"], b["arr_0"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--labels", "0-11"], "labels must lie in [0, 9], or be 10 for none; got 11"),
+        (["--labels", "a"], "--labels takes labels and ranges"),
+        (["--labels", "5-2"], "--labels takes labels and ranges"),
+        (["--per-label", "0"], "--per-label must be at least 1"),
+        (["--steps", "0"], "steps must be a whole number of at least 1"),
+        (["--w", "nan"], "w must be finite"),
+        (["--solver", "heun"], "unknown solver 'heun'; there are ancestral, ddim"),
+        (["--v", "2"], "v must lie in [0, 1]"),
+        (["--batch", "0"], "--batch must be at least 1"),
+        (["--step", "4"], "no checkpoint of step 4"),
+        (["--out", "picture.jpg"], "--out must end in .png or .npz"),
+    ],
+)
+def test_mistakes_are_refused(refused, trained, tmp_path, flags, message):
+    assert message in refused(*sample(trained, tmp_path / "x.png", *flags))
+
+
+@pytest.mark.parametrize("where", ["nowhere", "empty"])
+def test_a_missing_or_empty_workdir_is_refused(refused, tmp_path, where):
+    (tmp_path / "empty").mkdir()
+    line = refused("sample", "--workdir", tmp_path / where, "--out", tmp_path / "x.png")
+    assert "train" in line

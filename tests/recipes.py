@@ -1,0 +1,38 @@
+"""The tiny recipe that tests train: real digits, one level, batches for eight devices."""
+
+from pathlib import Path
+
+from cfg_jax.training import config as recipe
+
+SOURCE = '''"""A tiny recipe, for tests."""
+from recipes import tiny
+
+
+def get_config():
+    return tiny()
+'''
+
+
+def tiny():
+    config = recipe.default()
+    config.model.channels = 8
+    config.model.channel_mult = (1,)
+    config.model.blocks = 1
+    config.model.attention_resolutions = ()
+    config.model.head_channels = 8
+    config.optim.learning_rate = 1e-2
+    config.train.steps = 6
+    config.train.batch_size = 16
+    config.train.checkpoint_every = 3
+    config.train.log_every = 2
+    config.train.sample_every = 0
+    config.sample.steps = 2
+    config.sample.w = 0.5
+    return config
+
+
+def write(folder: Path) -> Path:
+    """Puts the recipe into a file, as the commands want it."""
+    path = folder / "tiny.py"
+    path.write_text(SOURCE)
+    return path

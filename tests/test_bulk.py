@@ -1,0 +1,57 @@
+"""Images in batches: going on where it stopped, and never mixing two jobs."""
+
+import numpy as np
+import pytest
+
+from cfg_jax import bulk
+
+LABELS = np.arange(10)
+CALLS = []
+
+
+def draw(offset, labels):
+    """Image i is filled with its label and number."""
+    CALLS.append(offset)
+    numbers = offset + np.arange(len(labels))
+    return (10 * labels + numbers % 10).astype(np.uint8)[:, None, None, None]
+
+
+def collect(parts, draw=draw, **changes):
+    arguments = {"count": 10, "labels": LABELS, "batch": 4, "settings": {"seed": 0}, **changes}
+    return bulk.collect(draw, parts=parts, **arguments)
+
+
+def test_every_image_in_order_and_batches_of_one_size(tmp_path):
+    sizes = []
+
+    def measuring(offset, labels):
+        sizes.append(len(labels))
+        return draw(offset, labels)
+
+    images = collect(tmp_path / "parts", measuring)
+    np.testing.assert_array_equal(images.ravel(), 11 * np.arange(10))
+    assert sizes == [4, 4, 4]
+
+
+def test_an_interrupted_job_goes_on(tmp_path):
+    def interrupted(offset, labels):
+        if offset == 8:
+            raise KeyboardInterrupt
+        return draw(offset, labels)
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(tmp_path / "parts", interrupted)
+    CALLS.clear()
+    images = collect(tmp_path / "parts")
+    assert CALLS == [8]
+    np.testing.assert_array_equal(images.ravel(), 11 * np.arange(10))
+    bulk.discard(tmp_path / "parts")
+    assert not (tmp_path / "parts").exists()
+
+
+def test_parts_of_another_job_are_refused(tmp_path):
+    collect(tmp_path / "parts")
+    with pytest.raises(ValueError, match="seed: 0 -> 1"):
+        collect(tmp_path / "parts", settings={"seed": 1})
+    with pytest.raises(ValueError, match="batch: 4 -> 5"):
+        collect(tmp_path / "parts", batch=5)
