@@ -8,8 +8,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import numpy as np
 import pytest
 
-RELATIVE = 5e-6
-
 
 @pytest.fixture(scope="session")
 def levels() -> np.ndarray:
@@ -28,14 +26,6 @@ def pairs(levels) -> tuple[np.ndarray, np.ndarray]:
     grid = np.meshgrid(levels[::3], levels[::3])
     high = np.concatenate([grid[1][grid[0] < grid[1]], near + 1e-2, near + 1e-1])
     return low, high.astype(np.float32)
-
-
-def assert_relative(actual, expected, relative=RELATIVE, absolute=0.0):
-    """Compares float32 results with a float64 oracle."""
-    assert np.asarray(actual).dtype == np.float32
-    np.testing.assert_allclose(
-        np.asarray(actual, np.float64), expected, rtol=relative, atol=absolute
-    )
 
 
 @pytest.fixture(scope="session", autouse=True)

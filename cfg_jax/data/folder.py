@@ -207,7 +207,7 @@ class _Decoder:
                 return None
             raise ValueError(
                 f"{self.tree.path}: the image {file} cannot be read "
-                f"({type(error).__name__}); skip_bad=True leaves such files out"
+                f"({type(error).__name__}); skip_bad (the flag --skip-bad) leaves such files out"
             ) from error
 
 

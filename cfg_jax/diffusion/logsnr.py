@@ -26,7 +26,7 @@ def alpha(logsnr: ArrayLike) -> Float[Array, "..."]:
     """α_λ = sqrt(sigmoid(λ)), in (0, 1].
 
     >>> from cfg_jax.diffusion.logsnr import alpha, sigma
-    >>> float(alpha(0.0) ** 2 + sigma(0.0) ** 2)
+    >>> round(float(alpha(1.0) ** 2 + sigma(1.0) ** 2), 6)
     1.0
     """
     return jnp.sqrt(jax.nn.sigmoid(floating(logsnr)))

@@ -97,7 +97,7 @@ def make_step(
             opt_state=opt_state,
         )
         return new, Metrics(
-            loss, optax.global_norm(gradient), *_bins(drawn.logsnr, losses, schedule)
+            loss, optax.tree.norm(gradient), *_bins(drawn.logsnr, losses, schedule)
         )
 
     return jax.jit(step, donate_argnums=0)

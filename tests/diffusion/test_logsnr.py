@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from conftest import assert_relative
+from oracle import assert_relative
 
 from cfg_jax.diffusion import logsnr
 
