@@ -1,7 +1,6 @@
 """Many images in batches, each kept on disk as soon as it is made, so that a long job can go on."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from tqdm import tqdm
+
+from cfg_jax.files import atomic
 
 Draw = Callable[[int, np.ndarray | None], np.ndarray]
 """(offset, labels) -> uint8 images of (batch, height, width, channels), from number `offset` on."""
@@ -52,7 +53,8 @@ def collect(
             here = min(batch, count - start)
             if not path.exists():
                 chosen = None if labels is None else np.resize(labels[start : start + here], batch)
-                _save(path, draw(start, chosen)[:here])
+                with atomic(path) as file:
+                    np.save(file, draw(start, chosen)[:here])
             progress.update(here)
     return np.concatenate([np.load(parts / f"{start}.npy") for start in starts])
 
@@ -78,10 +80,3 @@ def _claim(parts: Path, settings: dict[str, Any]) -> None:
             )
     parts.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(settings))
-
-
-def _save(path: Path, images: np.ndarray) -> None:
-    temporary = path.with_suffix(".part")
-    with temporary.open("wb") as file:
-        np.save(file, images)
-    os.replace(temporary, path)

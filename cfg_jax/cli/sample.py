@@ -1,6 +1,5 @@
 """The command `sample`: images of chosen labels, as a picture or as an .npz file."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from cfg_jax import bulk
 from cfg_jax.cli import INTERRUPTED, FailedError, flagging
 from cfg_jax.data.images import save_grid, to_uint8
 from cfg_jax.diffusion import checks
+from cfg_jax.files import atomic
 from cfg_jax.run import Run, load
 from cfg_jax.training.mesh import data_mesh
 
@@ -136,8 +136,6 @@ def _write(out: Path, images: np.ndarray, labels: np.ndarray | None, columns: in
     if out.suffix == ".png":
         save_grid(out, images, min(columns, len(images)))
         return
-    temporary = out.with_name(out.name + ".part")
     arrays = [images] if labels is None else [images, labels.astype(np.int64)]
-    with temporary.open("wb") as file:
+    with atomic(out) as file:
         np.savez(file, *arrays)
-    os.replace(temporary, out)

@@ -1,12 +1,13 @@
 """Images as people see them, uint8, and as networks do, [-1, 1]; grids of them as PNG files."""
 
 import math
-import os
 from pathlib import Path
 from typing import TypeVar
 
 import jax
 import numpy as np
+
+from cfg_jax.files import atomic
 
 Images = TypeVar("Images", np.ndarray, jax.Array)
 
@@ -58,6 +59,5 @@ def save_grid(path: Path, images: np.ndarray, columns: int, *, smallest: int = 3
     large = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
     grid = tile(large, columns, padding=max(1, zoom // 2))
     picture = Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid)
-    temporary = path.with_name(path.name + ".part")
-    picture.save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with atomic(path) as file:
+        picture.save(file, format="PNG")

@@ -90,13 +90,14 @@ def train(config: ConfigDict, workdir: Path) -> None:
             batch = meshes.global_batch(next(stream), mesh)
             state, metrics = step(state, batch)
             window.add(metrics)
-            saving = done % every.checkpoint_every == 0 or done == last or bool(stopped)
+            stopping = bool(stopped)  # looked at once: a signal may come at any line
+            saving = done % every.checkpoint_every == 0 or done == last or stopping
             if saving or done % every.log_every == 0:
                 progress.set_postfix(loss=f"{_close(window, checkpoints):.4f}", refresh=False)
             progress.update()
             if saving:
                 checkpoints.save(state, batch_size=every.batch_size)
-            if stopped:
+            if stopping:
                 checkpoints.wait()
                 raise StoppedError(
                     f"stopped by {stopped[0].name}; step {done} is saved: {checkpoints.path(done)}"

@@ -1,9 +1,10 @@
 """Metrics of a run as JSON lines, one object a line, and to TensorBoard on request."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from cfg_jax.files import atomic
 
 
 class MetricsWriter:
@@ -22,9 +23,8 @@ class MetricsWriter:
     def __init__(self, workdir: Path, *, step: int, tensorboard: bool = False):
         path = workdir / "metrics.jsonl"
         kept = [row for row in read(path) if row["step"] <= step]
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(temporary, path)
+        with atomic(path) as file:
+            file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
         self._file = path.open("a")
         self._events = _events(workdir, step) if tensorboard else None
 

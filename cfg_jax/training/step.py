@@ -96,9 +96,7 @@ def make_step(
             ema=_average(state.ema, params, ema, state.step),
             opt_state=opt_state,
         )
-        return new, Metrics(
-            loss, optax.tree.norm(gradient), *_bins(drawn.logsnr, losses, schedule)
-        )
+        return new, Metrics(loss, optax.tree.norm(gradient), *_bins(drawn.logsnr, losses, schedule))
 
     return jax.jit(step, donate_argnums=0)
 

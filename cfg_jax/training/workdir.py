@@ -1,12 +1,12 @@
 """What a work directory says of its run: config.json, written before the first step."""
 
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from cfg_jax.files import atomic
 from cfg_jax.training import config as recipe
 
 
@@ -69,6 +69,5 @@ def claim(workdir: Path, description: Description) -> None:
         "shape": description.shape,
         "class_names": description.class_names,
     }
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(written, indent=2) + "\n")
-    os.replace(temporary, path)
+    with atomic(path) as file:
+        file.write(json.dumps(written, indent=2).encode() + b"\n")
