@@ -1,6 +1,7 @@
 # venv: everything the other targets start from. EXTRAS=cuda12 (or cuda13, tpu) adds an accelerator.
 PYTHON ?= python3
 EXTRAS ?= test,lint
+DEMO ?= runs/digits
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -24,7 +25,10 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 demo: venv
-	$(BIN)/python -m cfg_jax demo --workdir runs/digits
+	$(BIN)/python -m cfg_jax train --config configs/digits.py --workdir $(DEMO)
+	$(BIN)/python -m cfg_jax sample --workdir $(DEMO) --w 1 --out $(DEMO)/samples.png
+	$(BIN)/python -m cfg_jax evaluate --workdir $(DEMO) --w 0,0.1,0.3,1,4
+	@echo 'Look at $(DEMO)/samples.png and $(DEMO)/evaluation/: report.md, tradeoff.png, samples_by_w.png'
 
 test: venv
 	$(BIN)/python -m pytest -n 2 --dist loadfile

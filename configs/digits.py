@@ -24,5 +24,5 @@ def get_config():
     config.train.log_every = 50
     config.train.sample_every = 1_000
     config.sample.w = 1.0
-    config.sample.steps = 64
+    config.sample.steps = 50
     return config
