@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from cfg_jax import guidance
-from cfg_jax.diffusion import denoiser, objective, prediction, process, schedules
+from cfg_jax.diffusion import denoiser, mixtures, objective, prediction, process, schedules
 from cfg_jax.sampling import pmap_sample, sample, sharded_sample, solvers
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ __all__ = [
     "denoiser",
     "guidance",
     "load",
+    "mixtures",
     "objective",
     "pmap_sample",
     "prediction",
