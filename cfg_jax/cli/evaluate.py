@@ -34,6 +34,8 @@ def run(argv: list[str]) -> None:
     flags.DEFINE_string("data-path", None, "the images, if they have moved", flag_values=defined)
     values = flagging.parse(defined, "evaluate", PURPOSE, argv)
     strengths = flagging.numbers(values["w"], "w")
+    if values["samples"] < 2:
+        raise ValueError(f"--samples must be at least 2, got {values['samples']}")
     source = loaded(values)
     if source.null is None:
         raise ValueError(f"{source.workdir} is unconditional: there is no guidance to sweep over")

@@ -1,0 +1,87 @@
+"""What the README says: its Python runs as written, its commands do what they say."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cfg_jax.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+TINY = (
+    "--config.train.steps=2",
+    "--config.train.batch_size=8",
+    "--config.train.sample_every=0",
+    "--config.model.channels=8",
+    "--config.model.channel_mult=(1,)",
+    "--config.model.blocks=1",
+    "--config.model.attention_resolutions=()",
+    "--config.model.head_channels=8",
+)
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands():
+    lines = "".join(blocks("bash")).splitlines()
+    return [
+        line.removeprefix(".venv/bin/python -m cfg_jax ") for line in lines if "-m cfg_jax" in line
+    ]
+
+
+@pytest.fixture
+def demo(trained, tmp_path, monkeypatch):
+    """A place with what the README's commands find: a trained run, the recipes, and pictures."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained, "runs/digits")
+    shutil.copytree(ROOT / "configs", "configs")
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        folder = tmp_path / "PICTURES" / name
+        folder.mkdir(parents=True)
+        for i in range(12):
+            pixels = rng.integers(0, 256, (40, 36, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_python_runs_as_written(demo, number):
+    names: dict = {}
+    exec(blocks("python")[number], names)
+    assert np.all(np.isfinite(names["x"]))
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_run(demo, line):
+    """As written; training with a tiny network added, and into a directory of its own."""
+    argv = shlex.split(line)
+    if argv[0] == "train":
+        argv += [*TINY, "--workdir", "runs/new"]
+    main(argv)
+    if argv[0] == "train":
+        assert Path("runs/new/checkpoints/2").is_dir()
+    elif argv[0] == "sample":
+        assert Path("grid.png").is_file()
+    else:
+        assert Path("runs/digits/evaluation/report.json").is_file()
+
+
+def test_paths_it_names_exist():
+    for path in re.findall(r"`((?:configs|experiments|cfg_jax|tests)/[\w./-]*)`", README):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"\]\((experiments/[\w./-]*)\)", README):
+        assert (ROOT / path).is_file(), path
+
+
+def test_make_targets_it_names_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
