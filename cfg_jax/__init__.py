@@ -9,8 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from cfg_jax import guidance
-from cfg_jax.diffusion import denoiser, mixtures, objective, prediction, process, schedules
-from cfg_jax.sampling import pmap_sample, sample, sharded_sample, solvers
+from cfg_jax.diffusion import (
+    denoiser,
+    likelihood,
+    mixtures,
+    objective,
+    prediction,
+    process,
+    schedules,
+)
+from cfg_jax.sampling import grids, pmap_sample, sample, sharded_sample, solvers
 
 if TYPE_CHECKING:
     from cfg_jax.run import Run, load
@@ -20,7 +28,9 @@ __version__ = "0.1.0"
 __all__ = [
     "Run",
     "denoiser",
+    "grids",
     "guidance",
+    "likelihood",
     "load",
     "mixtures",
     "objective",

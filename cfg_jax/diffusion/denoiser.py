@@ -6,7 +6,7 @@ or a plain function without parameters. So it travels through jit, pmap and grad
 new parameters never compile anything anew.
 
 Most denoisers return ε alone. One whose opinions of x and ε do not follow from each other returns
-the pair (`Estimate`); `read` makes the pair of either.
+the pair (`Estimate`); `read` and `as_pair` make the pair of either.
 """
 
 import dataclasses
@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from cfg_jax.diffusion import prediction
+from cfg_jax.diffusion import checks, prediction
 from cfg_jax.diffusion.condition import Condition
 from cfg_jax.diffusion.logsnr import alpha, expand, floating, sigma
 from cfg_jax.diffusion.prediction import Estimate
+from cfg_jax.diffusion.schedules import DiscreteSchedule
 
 
 @runtime_checkable
@@ -36,7 +37,13 @@ def read(
     denoiser: Denoiser, z: Float[Array, "..."], logsnr: ArrayLike, cond: Condition
 ) -> Estimate:
     """Calls a denoiser and returns both x̂ and ε̂, each of z's shape."""
-    output = denoiser(z, logsnr, cond)
+    return as_pair(denoiser(z, logsnr, cond), z, logsnr)
+
+
+def as_pair(
+    output: Float[Array, "..."] | Estimate, z: Float[Array, "..."], logsnr: ArrayLike
+) -> Estimate:
+    """The pair (x̂, ε̂) of what a denoiser returned for z: itself, or made of ε̂ alone."""
     if isinstance(output, Estimate):
         return output
     return prediction.estimate(output, z, logsnr=logsnr, kind=prediction.EPS)
@@ -98,11 +105,7 @@ class Clipped:
         """Returns the clipped `Estimate`."""
         raw = read(self.denoiser, z, logsnr, cond)
         bound = floating(self.bound)
-        x = jnp.clip(raw.x, -bound, bound)
-        # Moving ε̂ by what x̂ moved leaves it untouched, to the last bit, wherever nothing was
-        # clipped.
-        moved = expand(alpha(logsnr), z) * (raw.x - x) / expand(sigma(logsnr), z)
-        return Estimate(x=x, eps=raw.eps + moved)
+        return _with_data(raw, jnp.clip(raw.x, -bound, bound), logsnr)
 
 
 def clipped(denoiser: Denoiser, bound: ArrayLike = 1.0) -> Clipped:
@@ -125,3 +128,117 @@ def clipped(denoiser: Denoiser, bound: ArrayLike = 1.0) -> Clipped:
     [[1.0]]
     """
     return Clipped(denoiser=denoiser, bound=bound)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FromDiscrete:
+    """A network that is told the time step t of a discrete-time diffusion, asked in λ instead.
+
+    Attributes:
+      network: `(z, t, cond) -> p`, t of (batch,).
+      schedule: The noise levels that the network was trained on.
+      rounded: Ask at the nearest whole t, as int32.
+    """
+
+    network: Any
+    schedule: DiscreteSchedule = dataclasses.field(metadata={"static": True})
+    rounded: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    def __call__(self, z, logsnr, cond):
+        """Returns the network's prediction at t(λ)."""
+        t = self.schedule.time(logsnr)
+        t = jnp.rint(t).astype(jnp.int32) if self.rounded else t
+        return self.network(z, jnp.broadcast_to(t, z.shape[:1]), cond)
+
+
+def from_discrete(
+    network: Any, schedule: DiscreteSchedule, *, rounded: bool = False
+) -> FromDiscrete:
+    """Makes a denoiser of a network that was trained in discrete time.
+
+    Args:
+      network: `(z, t, cond) -> eps`, t of (batch,) in [0, T - 1]. One that predicts something else
+        than ε goes through `from_prediction` around this.
+      schedule: The noise levels it was trained on, `schedules.LinearBeta` or `CosineBeta`.
+      rounded: Give it the nearest whole t, as int32, instead of t as a float. On the schedule's own
+        grid t is whole either way.
+
+    Returns:
+      A denoiser, `(z, logsnr, cond) -> eps`.
+
+    >>> import jax.numpy as jnp
+    >>> from cfg_jax import schedules
+    >>> from cfg_jax.diffusion import denoiser
+    >>> schedule = schedules.LinearBeta(steps=1000)
+    >>> tells_t = denoiser.from_discrete(lambda z, t, cond: t[:, None] + 0.0 * z, schedule)
+    >>> tells_t(jnp.zeros((1, 2)), schedule.at(250), None).tolist()
+    [[250.0, 250.0]]
+    """
+    return FromDiscrete(network=network, schedule=schedule, rounded=rounded)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DynamicallyThresholded:
+    """A denoiser whose x̂ is clipped at its own percentile; made by `dynamically_thresholded`.
+
+    Attributes:
+      denoiser: The denoiser whose x̂ is clipped.
+      percentile: p, a fraction in [0, 1].
+      bound: The largest |x̂| that results.
+    """
+
+    denoiser: Any
+    percentile: ArrayLike = 0.995
+    bound: ArrayLike = 1.0
+
+    def __call__(self, z, logsnr, cond):
+        """Returns the thresholded `Estimate`."""
+        raw = read(self.denoiser, z, logsnr, cond)
+        bound = floating(self.bound)
+        sizes = jnp.abs(raw.x).reshape(len(raw.x), -1)
+        largest = jnp.quantile(floating(sizes), floating(self.percentile), axis=1)
+        s = expand(jnp.maximum(largest, bound), raw.x)
+        return _with_data(raw, jnp.clip(raw.x, -s, s) * (bound / s), logsnr)
+
+
+def dynamically_thresholded(
+    denoiser: Denoiser, percentile: ArrayLike = 0.995, bound: ArrayLike = 1.0
+) -> DynamicallyThresholded:
+    """Keeps x̂ within the range of the data, by shrinking an example that leaves it.
+
+    x̂' = clip(x̂, -s, s) · bound / s,  s = max(bound, the p-th percentile of an example's |x̂|)
+
+    (Saharia et al. 2022, "Photorealistic Text-to-Image Diffusion Models with Deep Language
+    Understanding", Section 2.3.) Acts in data space, on whatever it wraps, usually a guided
+    denoiser. It counts on data that fill [-bound, bound]; latents do not.
+
+    Args:
+      denoiser: Any denoiser, guided or not.
+      percentile: p as a fraction, in [0, 1]; 1 only rescales, nothing is clipped.
+      bound: The largest |x̂|; data in [-1, 1] want 1.
+
+    Returns:
+      A denoiser that returns the pair (x̂, ε̂) with z = α x̂ + σ ε̂; where the percentile does not
+      exceed the bound it is `clipped`.
+
+    Raises:
+      ValueError: percentile lies outside [0, 1], or bound is not positive.
+
+    >>> import jax.numpy as jnp
+    >>> from cfg_jax.diffusion.denoiser import dynamically_thresholded
+    >>> zero = lambda z, logsnr, cond: jnp.zeros_like(z)
+    >>> z = jnp.array([[4.0, 2.0, 0.0]])
+    >>> dynamically_thresholded(zero, 1.0)(z, 0.0, None).x.round(6).tolist()
+    [[1.0, 0.5, 0.0]]
+    """
+    checks.within("percentile", percentile, 0.0, 1.0)
+    checks.within("bound", bound, 1e-30, jnp.inf)
+    return DynamicallyThresholded(denoiser=denoiser, percentile=percentile, bound=bound)
+
+
+def _with_data(pair: Estimate, x: Float[Array, "..."], logsnr: ArrayLike) -> Estimate:
+    """Replaces x̂; moving ε̂ by what x̂ moved leaves it untouched, to the last bit, elsewhere."""
+    moved = expand(alpha(logsnr), x) * (pair.x - x) / expand(sigma(logsnr), x)
+    return Estimate(x=x, eps=pair.eps + moved)

@@ -14,7 +14,10 @@ from cfg_jax.diffusion.denoiser import Denoiser
 
 @runtime_checkable
 class Piecewise(Protocol):
-    """A node of a denoiser that switches at fixed levels; its bounds are static."""
+    """A node of a denoiser that switches at fixed levels; its bounds are static.
+
+    Between two breaks it is one and the same; a break itself belongs to its cleaner side.
+    """
 
     def breaks(self) -> tuple[float, ...]:
         """The levels λ where it switches, finite ones only."""

@@ -10,18 +10,16 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from cfg_jax.diffusion import checks, condition
 from cfg_jax.diffusion.condition import Condition, PerExample
 from cfg_jax.diffusion.denoiser import Denoiser
-from cfg_jax.diffusion.logsnr import expand, floating
+from cfg_jax.guidance.base import Guidance, ask_both, extrapolate, strength
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifierFree:
+class ClassifierFree(Guidance):
     """The denoiser (1 + w) ε(c) - w ε(away); made by `classifier_free` and `negative`.
 
     Attributes:
@@ -36,29 +34,7 @@ class ClassifierFree:
 
     def __call__(self, z, logsnr, cond):
         """Returns the guided ε, or the guided pair where the network returns pairs."""
-        away = condition.broadcast(self.away, cond)
-        logsnr = jnp.asarray(logsnr)
-        both = self.denoiser(
-            jnp.concatenate([z, z]),
-            jnp.concatenate([logsnr, logsnr]) if logsnr.ndim else logsnr,
-            jax.tree.map(lambda *halves: jnp.concatenate(halves), cond, away),
-        )
-        w = self.w.values if isinstance(self.w, PerExample) else self.w
-
-        def combine(output):
-            towards, from_ = jnp.split(output, 2)
-            strength = expand(w, towards)
-            return (1 + strength) * towards - strength * from_
-
-        return jax.tree.map(combine, both)
-
-
-def _strength(w: ArrayLike) -> Any:
-    checks.finite("w", w)
-    w = floating(w)
-    if w.ndim > 1:
-        raise ValueError(f"w must be a number or have shape (batch,), got shape {w.shape}")
-    return PerExample(w) if w.ndim else w
+        return extrapolate(*ask_both(self.denoiser, z, logsnr, cond, self.away), self.w)
 
 
 def classifier_free(denoiser: Denoiser, *, w: ArrayLike, null: Any) -> ClassifierFree:
@@ -88,7 +64,7 @@ def classifier_free(denoiser: Denoiser, *, w: ArrayLike, null: Any) -> Classifie
     >>> guided(jnp.zeros((2, 1)), 0.0, jnp.array([0, 2])).tolist()
     [[-5.0], [-2.0]]
     """
-    return ClassifierFree(denoiser=denoiser, w=_strength(w), away=null)
+    return ClassifierFree(denoiser=denoiser, w=strength("w", w), away=null)
 
 
 def negative(denoiser: Denoiser, *, w: ArrayLike, cond: Condition) -> ClassifierFree:
@@ -108,4 +84,4 @@ def negative(denoiser: Denoiser, *, w: ArrayLike, cond: Condition) -> Classifier
     Raises:
       ValueError: As `classifier_free`.
     """
-    return ClassifierFree(denoiser=denoiser, w=_strength(w), away=PerExample(cond))
+    return ClassifierFree(denoiser=denoiser, w=strength("w", w), away=PerExample(cond))

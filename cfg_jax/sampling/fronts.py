@@ -20,10 +20,10 @@ from cfg_jax.diffusion.condition import Condition, PerExample
 from cfg_jax.diffusion.denoiser import Denoiser
 from cfg_jax.diffusion.logsnr import floating
 from cfg_jax.diffusion.schedules import Schedule
+from cfg_jax.sampling.defaults import choose
+from cfg_jax.sampling.grids import Grid
 from cfg_jax.sampling.reverse import reverse
-from cfg_jax.sampling.solvers import Ancestral, Solver
-
-DEFAULT_SOLVER = Ancestral(v=0.3)
+from cfg_jax.sampling.solver import Solver
 
 
 class _Batched(NamedTuple):
@@ -61,6 +61,7 @@ def sample(
     shape: tuple[int, ...],
     schedule: Schedule,
     solver: Solver | None = None,
+    grid: Grid | None = None,
     steps: int,
     z: Float[Array, "batch ..."] | None = None,
     batch: int | None = None,
@@ -77,9 +78,12 @@ def sample(
       key: A JAX random key.
       cond: The condition, a pytree of (batch, ...) arrays; None for an unconditional network.
       shape: One example's shape, such as (32, 32, 3).
-      schedule: Gives the noise levels, `schedule.grid(steps)`.
-      solver: The step; `solvers.Ancestral(v=0.3)`, the paper's, when None.
-      steps: The number of steps, at least 1; each calls the denoiser once.
+      schedule: The range of noise levels, and their distribution.
+      solver: The step. The default when None: `UniPC`, of order 2 below 15 steps and 3 from there,
+        deterministic and made for few steps. The paper's is `solvers.Ancestral(v=0.3)`.
+      grid: `(schedule, steps) -> levels`, see `grids`. When None, a named solver walks the levels
+        equally spaced in u, `schedule.grid(steps)`, and the default one `grids.Secant()`.
+      steps: The number of steps, at least 1; the denoiser is called `solver.calls(steps)` times.
       z: Noise to start from, (batch, *shape), at the grid's first level; drawn when None.
       batch: The number of examples, where cond is None.
       offset: The number of the first example.
@@ -88,8 +92,8 @@ def sample(
       x of (batch, *shape): the last step's estimate of the data.
 
     Raises:
-      ValueError: steps < 1, cond's leaves disagree on the batch, nothing tells the batch, or z has
-        another shape.
+      ValueError: steps < 1, the grid's levels do not ascend, cond's leaves disagree on the batch,
+        nothing tells the batch, or z has another shape.
 
     >>> import jax, jax.numpy as jnp
     >>> from cfg_jax import sample, schedules
@@ -100,7 +104,7 @@ def sample(
     (4, 8, 8, 1)
     """
     arguments, static = _prepare(
-        denoiser, key, cond, shape, schedule, solver, steps, z, batch, offset
+        denoiser, key, cond, shape, schedule, solver, grid, steps, z, batch, offset
     )
     return _jitted(*arguments, static)
 
@@ -113,6 +117,7 @@ def pmap_sample(
     shape: tuple[int, ...],
     schedule: Schedule,
     solver: Solver | None = None,
+    grid: Grid | None = None,
     steps: int,
     z: Float[Array, "batch ..."] | None = None,
     batch: int | None = None,
@@ -124,7 +129,7 @@ def pmap_sample(
     each samples its own batch: give each its own `offset`.
     """
     arguments, static = _prepare(
-        denoiser, key, cond, shape, schedule, solver, steps, z, batch, offset
+        denoiser, key, cond, shape, schedule, solver, grid, steps, z, batch, offset
     )
     devices = jax.local_device_count()
     count = len(arguments.batched.index)
@@ -143,6 +148,7 @@ def sharded_sample(
     shape: tuple[int, ...],
     schedule: Schedule,
     solver: Solver | None = None,
+    grid: Grid | None = None,
     steps: int,
     z: Float[Array, "batch ..."] | None = None,
     batch: int | None = None,
@@ -162,6 +168,7 @@ def sharded_sample(
       shape: As in `sample`.
       schedule: As in `sample`.
       solver: As in `sample`.
+      grid: As in `sample`.
       steps: As in `sample`.
       z: As in `sample`.
       batch: As in `sample`.
@@ -171,7 +178,7 @@ def sharded_sample(
       x of (batch, *shape), a global array split along the batch where the mesh divides it.
     """
     arguments, static = _prepare(
-        denoiser, key, cond, shape, schedule, solver, steps, z, batch, offset
+        denoiser, key, cond, shape, schedule, solver, grid, steps, z, batch, offset
     )
     count = len(arguments.batched.index)
     whole = NamedSharding(mesh, PartitionSpec())
@@ -187,7 +194,7 @@ def sharded_sample(
 
 
 def _prepare(
-    denoiser, key, cond, shape, schedule, solver, steps, z, batch, offset
+    denoiser, key, cond, shape, schedule, solver, grid, steps, z, batch, offset
 ) -> tuple[_Arguments, _Static]:
     """Sorts the arguments of a front by how they travel, and checks them."""
     checks.steps(steps)
@@ -195,8 +202,8 @@ def _prepare(
     count = _count(cond, z, batch)
     if z is not None and z.shape != (count, *shape):
         raise ValueError(f"z must have shape {(count, *shape)}, got {z.shape}")
-    knobs = jax.tree.map(floating, DEFAULT_SOLVER if solver is None else solver)
-    program = (denoiser, knobs)
+    solver, grid = choose(solver, grid, steps)
+    program = (denoiser, jax.tree.map(floating, solver))
     nodes, structure = jax.tree.flatten(program, is_leaf=lambda n: isinstance(n, PerExample))
     places = tuple(_place(node) for node in nodes)
     shared = [_strong(n) for n, p in zip(nodes, places, strict=True) if p is _Place.SHARED]
@@ -210,12 +217,22 @@ def _prepare(
             f"the batch has {count} examples, but w or the negative condition is for "
             f"{condition.batch_size(per_example)}"
         )
-    levels = tuple(float(level) for level in schedule.grid(steps))
     index = offset + jnp.arange(count)
     return (
         _Arguments(shared, _Batched(index, cond, z, per_example), key),
-        _Static(structure, places, tuple(shape), levels),
+        _Static(structure, places, tuple(shape), _levels(grid(schedule, steps), steps)),
     )
+
+
+def _levels(levels: np.ndarray, steps: int) -> tuple[float, ...]:
+    """A grid's levels, checked: ascending, all but the last finite."""
+    checked = np.asarray(levels, np.float64)
+    finite = checked[:-1]
+    if checked.shape != (steps + 1,) or not np.all(np.isfinite(finite)):
+        raise ValueError(f"a grid must return {steps + 1} levels, all but the last finite")
+    if not np.all(checked[:-1] < checked[1:]):
+        raise ValueError("a grid's levels must ascend")
+    return tuple(checked.tolist())
 
 
 def _count(cond: Condition, z, batch: int | None) -> int:

@@ -49,6 +49,40 @@ def test_clipping_that_clips_nothing_changes_nothing():
     np.testing.assert_array_equal(free.eps, held.eps)
 
 
+@pytest.mark.parametrize(("percentile", "bound"), [(0.6, 0.5), (1.0, 0.5), (0.0, 0.5), (0.9, 2.0)])
+def test_dynamic_thresholding_shrinks_each_example_by_its_own_percentile(percentile, bound):
+    x, eps = denoiser.dynamically_thresholded(constant, percentile, bound)(Z, LAM, None)
+    raw = (np.asarray(Z, np.float64) - SIGMA * P) / ALPHA
+    s = np.maximum(np.quantile(np.abs(raw), percentile, axis=1, keepdims=True), bound)
+    assert np.any(s > bound) or percentile == 0.0
+    np.testing.assert_allclose(x, np.clip(raw, -s, s) / s * bound, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ALPHA * x + SIGMA * eps, Z, atol=1e-5)
+    assert np.abs(x).max() <= bound * (1 + 1e-6)
+
+
+def test_dynamic_thresholding_of_data_within_the_bound_changes_nothing():
+    free = denoiser.read(constant, Z, LAM, None)
+    held = denoiser.dynamically_thresholded(constant, 0.995, 1e6)(Z, LAM, None)
+    np.testing.assert_array_equal(free.x, held.x)
+    np.testing.assert_array_equal(free.eps, held.eps)
+
+
+@pytest.mark.parametrize("lam", [-20.0, 20.0])
+def test_dynamic_thresholding_is_finite_at_the_ends_and_of_nothing(lam):
+    for network in (constant, lambda z, logsnr, cond: jnp.zeros_like(z)):
+        pair = denoiser.dynamically_thresholded(network)(0 * Z, lam, None)
+        assert np.all(np.isfinite(pair))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((1.5,), "percentile must lie in"), ((99.5,), "percentile"), ((0.9, 0.0), "bound must lie")],
+)
+def test_dynamic_thresholding_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        denoiser.dynamically_thresholded(constant, *arguments)
+
+
 def test_adapters_travel_through_jit_with_their_parameters():
     network = jax.tree_util.Partial(lambda p, z, logsnr, cond: p * z, 2.0)
     adapted = denoiser.clipped(denoiser.from_prediction(network, prediction.X), 0.5)

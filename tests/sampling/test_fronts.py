@@ -9,6 +9,7 @@ from jax.sharding import AxisType
 
 import cfg_jax
 from cfg_jax import guidance, process, schedules, solvers
+from cfg_jax.sampling import grids
 
 SHAPE, STEPS, NULL = (4, 3), 6, 5
 SCHEDULE = schedules.Cosine()
@@ -32,7 +33,8 @@ GUIDED = {
     "w an example": guidance.classifier_free(DENOISER, w=np.linspace(0, 2, 10), null=NULL),
     "negative": guidance.negative(DENOISER, w=0.5, cond=LABELS[::-1]),
 }
-SETTINGS = {"shape": SHAPE, "schedule": SCHEDULE, "steps": STEPS}
+PAPER = solvers.Ancestral(v=0.3)
+SETTINGS = {"shape": SHAPE, "schedule": SCHEDULE, "solver": PAPER, "steps": STEPS}
 
 
 def mesh(*sizes):
@@ -106,7 +108,7 @@ def test_given_noise_is_where_it_starts():
     keys = jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(10))
     z = jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, 0), SHAPE))(keys)
     drawn, same, other = (
-        cfg_jax.sample(DENOISER, KEY, LABELS, z=start, solver=solvers.DDIM(), **SETTINGS)
+        cfg_jax.sample(DENOISER, KEY, LABELS, z=start, **{**SETTINGS, "solver": solvers.DDIM()})
         for start in (None, z, z + 1)
     )
     np.testing.assert_allclose(same, drawn, atol=1e-6)
@@ -120,7 +122,7 @@ def test_nothing_compiles_again_when_only_numbers_change():
         network = jax.tree_util.Partial(traced, spread)
         guided = guidance.classifier_free(network, w=w, null=NULL)
         solver = solvers.Ancestral(v=v)
-        return cfg_jax.sample(guided, key, labels, solver=solver, **SETTINGS)
+        return cfg_jax.sample(guided, key, labels, **{**SETTINGS, "solver": solver})
 
     first = run(0.3, 0.5, KEY, LABELS, 0.3)
     for change in [
@@ -134,27 +136,93 @@ def test_nothing_compiles_again_when_only_numbers_change():
         assert np.abs(run(*change) - first).max() > 1e-3
 
 
-def test_eta_does_not_compile_again():
-    traced = chex.assert_max_traces(n=1)(gaussian)
-    network = jax.tree_util.Partial(traced, 0.3)
+@pytest.mark.parametrize(
+    ("make", "values"),
+    [
+        (lambda knob: solvers.DDIM(eta=knob), (0.0, 0.5, 1)),
+        (lambda knob: solvers.DPMSolverPP(order=3, eta=knob), (0.0, 0.5, 1)),
+        (lambda knob: solvers.Heun(gamma=knob), (0.0, 0.2, np.float32(0.3))),
+    ],
+)
+def test_knobs_do_not_compile_again(make, values):
+    traces = []
+
+    def counted(*arguments):
+        traces.append(1)
+        return gaussian(*arguments)
+
+    network = jax.tree_util.Partial(counted, 0.3)
     images = [
-        cfg_jax.sample(network, KEY, LABELS, solver=solvers.DDIM(eta=eta), **SETTINGS)
-        for eta in (0.0, 0.5, 1)
+        cfg_jax.sample(network, KEY, LABELS, **{**SETTINGS, "solver": make(value)})
+        for value in values
     ]
     assert np.abs(images[0] - images[1]).max() > 1e-3
     assert np.abs(images[1] - images[2]).max() > 1e-3
+    first = len(traces)
+    cfg_jax.sample(network, KEY, LABELS, **{**SETTINGS, "solver": make(0.25)})
+    assert len(traces) == first <= 2  # Heun's two calls
 
 
-def test_the_compiled_program_does_not_grow_with_the_steps():
+@pytest.mark.parametrize(
+    "solver", [PAPER, solvers.Heun(gamma=0.1), solvers.UniPC(order=3)], ids=str
+)
+def test_the_compiled_program_does_not_grow_with_the_steps(solver):
     def size(steps):
         run = jax.jit(
             lambda key: cfg_jax.sample(
-                DENOISER, key, LABELS, shape=SHAPE, schedule=SCHEDULE, steps=steps
+                DENOISER, key, LABELS, shape=SHAPE, schedule=SCHEDULE, solver=solver, steps=steps
             )
         )
         return run.lower(KEY).as_text().count("\n")
 
     assert size(5) == size(500)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {},
+        {"solver": solvers.DPMSolverPP(order=2, eta=1.0), "grid": grids.Karras()},
+    ],
+    ids=str,
+)
+def test_the_fronts_agree_for_every_solver_and_grid(chosen):
+    settings = {"shape": SHAPE, "schedule": schedules.Cosine(logsnr_min=-9.0), "steps": STEPS}
+    guided = GUIDED["w an example"]
+    want = cfg_jax.sample(guided, KEY, LABELS, **settings, **chosen)
+    for got in (
+        cfg_jax.pmap_sample(guided, KEY, LABELS, **settings, **chosen),
+        cfg_jax.sharded_sample(guided, KEY, LABELS, mesh=mesh(4, 2), **settings, **chosen),
+    ):
+        np.testing.assert_allclose(got, want, atol=2e-5)
+
+
+def test_the_default_is_the_named_solver_on_the_named_grid():
+    settings = {"shape": SHAPE, "schedule": SCHEDULE}
+    for steps, order in [(6, 2), (20, 3)]:
+        np.testing.assert_array_equal(
+            cfg_jax.sample(DENOISER, KEY, LABELS, steps=steps, **settings),
+            cfg_jax.sample(
+                DENOISER,
+                KEY,
+                LABELS,
+                solver=solvers.UniPC(order=order),
+                grid=grids.Secant(),
+                steps=steps,
+                **settings,
+            ),
+        )
+
+
+def test_the_default_can_be_differentiated():
+    """Through the first steps too, where the polynomials are of lower degree."""
+
+    def last(w):
+        guided = guidance.classifier_free(DENOISER, w=w, null=NULL)
+        return cfg_jax.sample(guided, KEY, LABELS, shape=SHAPE, schedule=SCHEDULE, steps=16).sum()
+
+    near = (last(0.51) - last(0.49)) / 0.02
+    assert float(jax.grad(last)(0.5)) == pytest.approx(float(near), rel=1e-2)
 
 
 def test_sample_works_under_jit_vmap_and_grad(reference):
@@ -179,9 +247,7 @@ def test_an_unconditional_plain_function():
 def test_exact_denoisers_sample_their_distribution():
     """x ~ N(centre, spread²): mean and spread of 2,000 × 12 values."""
     labels = jnp.full(2000, 1)
-    got = np.asarray(
-        cfg_jax.sample(DENOISER, KEY, labels, shape=SHAPE, schedule=SCHEDULE, steps=200)
-    )
+    got = np.asarray(cfg_jax.sample(DENOISER, KEY, labels, **{**SETTINGS, "steps": 200}))
     assert got.mean() == pytest.approx(float(CENTRES[1]), abs=4 * 0.3 / np.sqrt(got.size))
     assert got.std() == pytest.approx(0.3, rel=0.03)
 

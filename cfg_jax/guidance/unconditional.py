@@ -1,0 +1,52 @@
+"""A conditional network as a denoiser that never sees its condition."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from cfg_jax.diffusion import condition
+from cfg_jax.diffusion.denoiser import Denoiser
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unconditional:
+    """The denoiser ε(∅), whatever condition it is given; made by `unconditional`.
+
+    Attributes:
+      denoiser: The conditional network.
+      null: What stands for no condition.
+    """
+
+    denoiser: Any
+    null: Any
+
+    def __call__(self, z, logsnr, cond):
+        """Returns what the network returns for the null."""
+        return self.denoiser(z, logsnr, condition.broadcast(self.null, cond))
+
+
+def unconditional(denoiser: Denoiser, *, null: Any) -> Unconditional:
+    """Denies a network its condition: ε(z_λ, ∅).
+
+    The condition is still passed, for whatever is wrapped around (a classifier needs it), and tells
+    the batch. Acts in any space; it has no strength.
+
+    Args:
+      denoiser: A network trained with and without its condition.
+      null: What stands for no condition, as in `classifier_free`.
+
+    Returns:
+      A denoiser.
+
+    Raises:
+      ValueError: When called: null does not fit the condition.
+
+    >>> import jax.numpy as jnp
+    >>> from cfg_jax import guidance
+    >>> label = lambda z, logsnr, cond: jnp.broadcast_to(1.0 * cond[:, None], z.shape)
+    >>> guidance.unconditional(label, null=10)(jnp.zeros((2, 1)), 0.0, jnp.array([0, 2])).tolist()
+    [[10.0], [10.0]]
+    """
+    return Unconditional(denoiser=denoiser, null=null)

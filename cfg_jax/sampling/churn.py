@@ -1,0 +1,129 @@
+"""Euler's and Heun's methods in s = σ/α = e^(-λ/2), with stochastic churn.
+
+In y = z/α the flow is dy/ds = ε̂. Before each step churn raises the noise from s to ŝ = (1 + γ) s
+by fresh noise of variance ŝ² - s² (Karras et al. 2022, "Elucidating the Design Space of
+Diffusion-Based Generative Models", Algorithm 2). With ŝ its level is λ̂ = λ - 2 log(1 + γ).
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from cfg_jax.diffusion import checks
+from cfg_jax.diffusion.denoiser import read
+from cfg_jax.diffusion.logsnr import alpha, floating, sigma
+from cfg_jax.sampling.solver import Noise
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Churned:
+    """The knobs of churn and the step that raises the noise.
+
+    Attributes:
+      gamma: γ, the paper's S_churn divided by the number of steps, in [0, √2 - 1]. At γ = 0, the
+        default, the method is deterministic and draws no noise.
+      noise_scale: S_noise, the fresh noise's standard deviation, in [0, 2].
+      s_min: S_tmin: no churn at s below it.
+      s_max: S_tmax: no churn at s above it. The denoiser is asked at ŝ: keep s_max below the
+        noisiest level it was trained at, divided by 1 + γ.
+
+    Raises:
+      ValueError: gamma or noise_scale is a plain number out of its range.
+    """
+
+    gamma: ArrayLike = 0.0
+    noise_scale: ArrayLike = 1.0
+    s_min: ArrayLike = 0.0
+    s_max: ArrayLike = math.inf
+
+    def __post_init__(self):
+        checks.within("gamma", self.gamma, 0.0, math.sqrt(2.0) - 1.0)
+        checks.within("noise_scale", self.noise_scale, 0.0, 2.0)
+
+    def init(self, z):
+        """Nothing to remember."""
+        return ()
+
+    def _churn(
+        self, z: Float[Array, "..."], noise: Noise, logsnr: ArrayLike
+    ) -> tuple[Float[Array, "..."], Array]:
+        """Z and its level after the noise is raised."""
+        s = jnp.exp(-0.5 * floating(logsnr))
+        gamma = jnp.where((s >= self.s_min) & (s <= self.s_max), floating(self.gamma), 0.0)
+        raised = floating(logsnr) - 2.0 * jnp.log1p(gamma)
+        drawn = jax.lax.cond(gamma > 0, noise, lambda: jnp.zeros_like(z))
+        # ŷ = y + S_noise sqrt(ŝ² - s²) n, times α̂; (ŝ² - s²) = ŝ² (γ² + 2 γ) / (1 + γ)².
+        share = jnp.sqrt(gamma * (gamma + 2.0)) / (1.0 + gamma)
+        kept = alpha(raised) / alpha(logsnr)
+        return kept * z + floating(self.noise_scale) * share * sigma(raised) * drawn, raised
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Euler(_Churned):
+    """Euler's method, y' = ŷ + (s' - ŝ) ε̂(ŷ): without churn, deterministic DDIM.
+
+    Karras et al. 2022, Algorithm 2 without its correction (lines 9 to 11).
+
+    Attributes:
+      gamma: γ of churn, in [0, √2 - 1].
+      noise_scale: S_noise.
+      s_min: No churn at s below it.
+      s_max: No churn at s above it.
+
+    >>> from cfg_jax import solvers
+    >>> solvers.Euler(gamma=0.2).calls(10)
+    10
+    """
+
+    def step(self, denoiser, z, state, cond, noise, *, logsnr, logsnr_next):
+        """Raises the noise, then follows the slope there."""
+        z, logsnr = self._churn(z, noise, logsnr)
+        x, eps = read(denoiser, z, logsnr, cond)
+        # ŷ + (s' - ŝ) ε̂ = x̂ + s' ε̂, which does not take the difference of two large numbers.
+        return alpha(logsnr_next) * x + sigma(logsnr_next) * eps, state
+
+    def calls(self, steps):
+        """One a step."""
+        return steps
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Heun(_Churned):
+    """Heun's method, y' = ŷ + (s' - ŝ) (ε̂(ŷ) + ε̂(y'_Euler)) / 2, of order 2.
+
+    Karras et al. 2022, Algorithm 2: two calls a step, one for the last, an Euler step to s' = 0.
+
+    Attributes:
+      gamma: γ of churn, in [0, √2 - 1].
+      noise_scale: S_noise.
+      s_min: No churn at s below it.
+      s_max: No churn at s above it.
+
+    >>> from cfg_jax import solvers
+    >>> solvers.Heun().calls(10)
+    19
+    """
+
+    def step(self, denoiser, z, state, cond, noise, *, logsnr, logsnr_next):
+        """Raises the noise, follows the slope there, and corrects by the slope at the end."""
+        z, logsnr = self._churn(z, noise, logsnr)
+        x, eps = read(denoiser, z, logsnr, cond)
+        euler = alpha(logsnr_next) * x + sigma(logsnr_next) * eps
+        to_data = jnp.isposinf(floating(logsnr_next))
+        target = jnp.where(to_data, logsnr, logsnr_next)  # vmap evaluates both branches below
+
+        def corrected():
+            eps_next = read(denoiser, euler, target, cond).eps
+            s, s_next = jnp.exp(-0.5 * logsnr), jnp.exp(-0.5 * target)
+            return euler + alpha(target) * (s_next - s) * 0.5 * (eps_next - eps)
+
+        return jax.lax.cond(to_data, lambda: euler, corrected), state
+
+    def calls(self, steps):
+        """Two a step, one for the last."""
+        return 2 * steps - 1

@@ -1,0 +1,130 @@
+"""Grids: the noise levels at which a reverse process calls the denoiser.
+
+A grid is a callable `(schedule, steps) -> levels`: steps + 1 values of λ, ascending, the schedule's
+noisiest first. The last one stands for clean data: whatever its value, the reverse process ends at
+λ = ∞. Grids are frozen and hashable: static under jit. Levels are float64, made on the host.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from cfg_jax.diffusion import checks
+from cfg_jax.diffusion.schedules import Schedule
+
+Grid = Callable[[Schedule, int], np.ndarray]
+"""`(schedule, steps) -> levels`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UniformU:
+    """Equally spaced in the schedule's u: `schedule.grid(steps)`, as Ho & Salimans 2022 sample."""
+
+    def __call__(self, schedule: Schedule, steps: int) -> np.ndarray:
+        """Returns steps + 1 levels, from logsnr_min to logsnr_max."""
+        return schedule.grid(steps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UniformLogSNR:
+    """Equally spaced in λ (Lu et al. 2022a, "DPM-Solver", Section 3.3).
+
+    >>> from cfg_jax import schedules
+    >>> from cfg_jax.sampling import grids
+    >>> grids.UniformLogSNR()(schedules.Cosine(logsnr_min=-8.0, logsnr_max=8.0), 4).tolist()
+    [-8.0, -4.0, 0.0, 4.0, 8.0]
+    """
+
+    def __call__(self, schedule: Schedule, steps: int) -> np.ndarray:
+        """Returns steps + 1 levels, from logsnr_min to logsnr_max."""
+        checks.steps(steps)
+        return np.linspace(schedule.logsnr_min, schedule.logsnr_max, steps + 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Karras:
+    """s^(1/ρ) equally spaced, with s = σ/α = e^(-λ/2), and s = 0 after the last.
+
+        s_i = (s_max^(1/ρ) + i / (N - 1) (s_min^(1/ρ) - s_max^(1/ρ)))^ρ for i < N,    s_N = 0
+
+    (Karras et al. 2022, Equation 5); s_max and s_min are those of the schedule's ends.
+
+    Attributes:
+      rho: ρ, positive; the paper's 7 crowds the levels toward the data.
+
+    Raises:
+      ValueError: rho is not a positive number.
+    """
+
+    rho: float = 7.0
+
+    def __post_init__(self):
+        if not 0.0 < self.rho < math.inf:
+            raise ValueError(f"rho must be positive, got {self.rho}")
+
+    def __call__(self, schedule: Schedule, steps: int) -> np.ndarray:
+        """Returns `steps` levels from logsnr_min to logsnr_max (the first alone if 1), and ∞."""
+        checks.steps(steps)
+        ends = np.array([schedule.logsnr_min, schedule.logsnr_max])
+        first, last = np.exp(-ends / (2.0 * self.rho))
+        roots = np.linspace(first, last, steps)
+        return np.append(-2.0 * self.rho * np.log(roots), np.inf)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Secant:
+    """Quantiles of a widened hyperbolic secant, λ = m + 2 s log tan θ with θ equally spaced.
+
+    At m = 0 and s = 1 it is the cosine schedule's p(λ). The levels lie closest around m, where a
+    sample makes up its mind; the last call is made at a level that rises with the number of steps,
+    so that what the final x̂ blurs stays in proportion to the error of the steps before it:
+
+        λ_end = a + b log(N / 6),    σ/α ∝ N^(-b/2) there.
+
+    The constants are the defaults' (see `defaults`), and depend on the number of steps alone. The
+    first level is the schedule's noisiest, but no noisier than `start`.
+
+    Attributes:
+      centre: m.
+      width: s, positive.
+      end: a, the level of the last call at 6 steps.
+      growth: b, not negative.
+      start: The noisiest level to start from. -10.2 is just beyond where the linear β of Ho et al.
+        2020 starts (-10.12): α = 0.006 there, and z holds next to nothing of x. From further out a
+        step of few would amplify a network's error in ε by 1 / α.
+
+    Raises:
+      ValueError: width or growth is out of its range, or one of the numbers is not finite.
+
+    >>> from cfg_jax import schedules
+    >>> from cfg_jax.sampling import grids
+    >>> grids.Secant()(schedules.Cosine(), 6).round(2).tolist()
+    [-10.2, -2.42, -0.17, 1.41, 2.86, 4.5, inf]
+    """
+
+    centre: float = 2.0
+    width: float = 1.6
+    end: float = 4.5
+    growth: float = 2.8
+    start: float = -10.2
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            checks.finite(field.name, getattr(self, field.name))
+        if self.width <= 0.0 or self.growth < 0.0:
+            raise ValueError(
+                "width must be positive and growth not negative, "
+                f"got width={self.width} and growth={self.growth}"
+            )
+
+    def __call__(self, schedule: Schedule, steps: int) -> np.ndarray:
+        """Returns `steps` levels within the schedule's range, and ∞."""
+        checks.steps(steps)
+        first = min(max(schedule.logsnr_min, self.start), schedule.logsnr_max)
+        last = min(self.end + self.growth * math.log(steps / 6.0), schedule.logsnr_max)
+        ends = np.array([first, max(first, last)])
+        low, high = np.arctan(np.exp((ends - self.centre) / (2.0 * self.width)))
+        angles = np.linspace(low, high, steps)
+        return np.append(self.centre + 2.0 * self.width * np.log(np.tan(angles)), np.inf)

@@ -1,0 +1,115 @@
+"""Grids: the formulas they stand for, their ends, and what they are to the defaults."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cfg_jax import sample, schedules, solvers
+from cfg_jax.sampling import grids
+from cfg_jax.sampling.defaults import choose, default_solver
+
+SCHEDULE = schedules.Cosine(logsnr_min=-9.0, logsnr_max=13.0)
+GRIDS = [grids.UniformU(), grids.UniformLogSNR(), grids.Karras(), grids.Secant()]
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("steps", [1, 2, 5, 40, 1000])
+@pytest.mark.parametrize("ends", [(-9.0, 13.0), (-20.0, 20.0), (-2.0, 1.0), (5.0, 6.0)])
+def test_levels_ascend_within_the_schedule(grid, steps, ends):
+    schedule = schedules.Uniform(logsnr_min=ends[0], logsnr_max=ends[1])
+    if isinstance(grid, grids.Secant) and ends == (5.0, 6.0) and steps in (2, 5):
+        grid = grids.Secant(end=5.5, growth=0.0)  # its own end lies below this schedule's range
+    levels = grid(schedule, steps)
+    assert levels.shape == (steps + 1,)
+    assert levels.dtype == np.float64
+    assert np.all(np.diff(levels) > 0)
+    assert levels[0] == pytest.approx(max(ends[0], -10.2 if grid == grids.Secant() else -20.0))
+    assert levels[-2] <= ends[1] + 1e-9
+
+
+def test_uniform_in_u_is_the_schedules_own():
+    np.testing.assert_array_equal(grids.UniformU()(SCHEDULE, 7), SCHEDULE.grid(7))
+
+
+def test_karras_is_equation_5():
+    rho, steps = 7.0, 6
+    high, low = math.exp(9.0 / 2), math.exp(-13.0 / 2)
+    want = [
+        (high ** (1 / rho) + i / (steps - 1) * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+        for i in range(steps)
+    ]
+    levels = grids.Karras(rho=rho)(SCHEDULE, steps)
+    np.testing.assert_allclose(np.exp(-levels / 2), [*want, 0.0], rtol=1e-9)
+
+
+def test_secant_of_width_1_around_0_is_the_cosine_schedule():
+    cosine = schedules.Cosine(logsnr_min=-9.0, logsnr_max=4.5)
+    plain = grids.Secant(centre=0.0, width=1.0, end=4.5, growth=0.0)
+    np.testing.assert_allclose(plain(SCHEDULE, 8)[:-1], cosine.grid(7), rtol=1e-9)
+
+
+def test_grids_are_hashable_and_equal_by_value():
+    assert len({*GRIDS, grids.Karras(rho=7.0), grids.Secant()}) == len(GRIDS)
+
+
+def test_what_is_not_named_is_filled_in():
+    ddim = solvers.DDIM()
+    assert choose(None, None, 10) == (solvers.UniPC(order=2), grids.Secant())
+    assert choose(None, None, 20) == (solvers.UniPC(order=3), grids.Secant())
+    assert choose(ddim, None, 10) == (ddim, grids.UniformU())
+    assert choose(ddim, grids.Karras(), 10) == (ddim, grids.Karras())
+    assert choose(None, grids.Karras(), 10) == (solvers.UniPC(order=2), grids.Karras())
+    assert default_solver(1).calls(1) == 1
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_the_denoiser_is_called_at_the_levels(grid):
+    """And at no others; the last, clean data, is not called at."""
+    seen = []
+
+    def denoiser(z, logsnr, cond):
+        jax.debug.callback(lambda level: seen.append(float(level)), logsnr)
+        return z
+
+    sample(denoiser, jax.random.key(0), shape=(2,), batch=1, schedule=SCHEDULE, grid=grid, steps=5)
+    jax.effects_barrier()
+    np.testing.assert_allclose(sorted(seen), grid(SCHEDULE, 5)[:-1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        ([0.0, 1.0], "must return 4 levels"),
+        ([0.0, 1.0, np.inf, np.inf], "all but the last finite"),
+        ([0.0, 2.0, 1.0, 3.0], "must ascend"),
+    ],
+)
+def test_a_grid_that_is_none_is_refused(levels, message):
+    with pytest.raises(ValueError, match=message):
+        sample(
+            lambda z, logsnr, cond: jnp.zeros_like(z),
+            jax.random.key(0),
+            shape=(2,),
+            batch=1,
+            schedule=SCHEDULE,
+            grid=lambda schedule, steps: np.array(levels),
+            steps=3,
+        )
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_no_steps_are_refused(grid):
+    with pytest.raises(ValueError, match="steps must be a whole number of at least 1"):
+        grid(SCHEDULE, 0)
+
+
+def test_knobs_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="rho must be positive"):
+        grids.Karras(rho=0.0)
+    with pytest.raises(ValueError, match="centre must be finite"):
+        grids.Secant(centre=math.nan)
+    with pytest.raises(ValueError, match="width must be positive and growth not negative"):
+        grids.Secant(width=0.0)
