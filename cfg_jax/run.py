@@ -18,6 +18,7 @@ from cfg_jax.diffusion.denoiser import Denoiser, clipped
 from cfg_jax.diffusion.schedules import Schedule
 from cfg_jax.models import UNet
 from cfg_jax.sampling import sample, sharded_sample
+from cfg_jax.sampling.grids import Grid
 from cfg_jax.sampling.solvers import Solver
 from cfg_jax.training import config as recipe
 from cfg_jax.training.checkpoints import Checkpoints
@@ -75,6 +76,7 @@ class Run:
         w: ArrayLike | None = None,
         steps: int | None = None,
         solver: Solver | None = None,
+        grid: Grid | None = None,
         batch: int | None = None,
         offset: int = 0,
         mesh: Mesh | None = None,
@@ -87,7 +89,8 @@ class Run:
             unconditional.
           w: The guidance strength, a scalar or (batch,); the recipe's when None.
           steps: The number of steps; the recipe's when None.
-          solver: The solver; the recipe's when None.
+          solver: The solver; the recipe's, on its grid, when None.
+          grid: The noise levels; uniform in u when a solver is named without one.
           batch: The number of images, where there are no labels.
           offset: The number of the first image.
           mesh: Devices to split the images over; the images are the same.
@@ -107,6 +110,7 @@ class Run:
             shape=self.shape,
             schedule=self.schedule,
             solver=recipe.solver(self.config) if solver is None else solver,
+            grid=recipe.grid(self.config) if solver is None and grid is None else grid,
             steps=sampling.steps if steps is None else steps,
             batch=batch,
             offset=offset,

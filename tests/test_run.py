@@ -1,5 +1,7 @@
 """A loaded run: its denoiser and sampler against the pieces put together by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,3 +81,14 @@ def test_runs_that_are_not_there_are_refused(tmp_path, trained):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json cannot be read"):
         cfg_jax.load(tmp_path)
+
+
+def test_the_default_solver_can_be_asked_for(run):
+    labels = jnp.array([1, 2])
+    config = run.config.copy_and_resolve_references()
+    config.sample.solver = "default"
+    got = dataclasses.replace(run, config=config).sample(KEY, labels, steps=4)
+    want = cfg_jax.sample(
+        run.guided(tiny().sample.w), KEY, labels, shape=run.shape, schedule=run.schedule, steps=4
+    )
+    np.testing.assert_allclose(got, want, atol=1e-5)

@@ -9,7 +9,7 @@ from absl import flags
 
 from cfg_jax import evaluation
 from cfg_jax.cli import flagging
-from cfg_jax.cli.sample import define, loaded
+from cfg_jax.cli.sample import SAMPLING, define, loaded
 from cfg_jax.data import open_dataset
 from cfg_jax.run import Run
 from cfg_jax.training.mesh import data_mesh
@@ -73,8 +73,7 @@ def run(argv: list[str]) -> None:
             "workdir": str(source.workdir),
             "training_steps": source.step,
             "data": source.config.data.name,
-            "sampler": source.config.sample.solver,
-            **{name: source.config.sample[name] for name in ("steps", "v", "eta")},
+            **{name: source.config.sample[name] for name in SAMPLING},
             "samples_per_w": values["samples"],
             "held_out_images": real.count,
             "seed": values["seed"],

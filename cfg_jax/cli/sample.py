@@ -13,6 +13,8 @@ from cfg_jax.data.images import save_grid, to_uint8
 from cfg_jax.diffusion import checks
 from cfg_jax.files import atomic
 from cfg_jax.run import Run, load
+from cfg_jax.sampling import grids
+from cfg_jax.training import config as recipe
 from cfg_jax.training.mesh import data_mesh
 
 PURPOSE = """Samples images from a trained model, over all devices. --out ending in .png gives a
@@ -20,42 +22,39 @@ picture, a row a label; .npz gives arr_0 (uint8, NHWC) and arr_1 (labels), as gu
 evaluator reads. The same seed gives the same images. Interrupted, the same command goes on where
 it stopped."""
 
+SAMPLING = ("steps", "solver", "grid", "v", "eta", "order")
+"""The flags that stand for the recipe's fields of how to sample."""
+
 
 def define(values: flags.FlagValues) -> None:
     """The flags that every command that samples has."""
-    flags.DEFINE_string("workdir", None, "the run to sample from", flag_values=values)
-    flags.DEFINE_integer(
-        "step", None, "its checkpoint; the newest if not given", flag_values=values
+    text, whole, real = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
+    grid_names = ", ".join(grids.GRIDS)
+    table: tuple[tuple[str, Any, Any, str], ...] = (
+        ("workdir", text, None, "the run to sample from"),
+        ("step", whole, None, "its checkpoint; the newest if not given"),
+        ("steps", whole, None, "steps of the solver"),
+        ("solver", text, None, f"one of {', '.join(recipe.SOLVERS)}; default brings its own grid"),
+        ("grid", text, None, f"where the solver steps: one of {grid_names}"),
+        ("v", real, None, "of ancestral: 0 is the smallest, 1 the largest reverse variance"),
+        ("eta", real, None, "of ddim and dpmpp: 0 is deterministic, 1 fully stochastic"),
+        ("order", whole, None, "of dpmpp and unipc: 1, 2 or 3"),
+        ("seed", whole, 0, "of the noise"),
+        ("batch", whole, 256, "images at a time, over all devices"),
     )
-    flags.DEFINE_integer(
-        "steps", None, "steps of the solver; the recipe's if not given", flag_values=values
-    )
-    flags.DEFINE_string(
-        "solver", None, "ancestral or ddim; the recipe's if not given", flag_values=values
-    )
-    flags.DEFINE_float(
-        "v",
-        None,
-        "ancestral: 0 is the smallest, 1 the largest reverse variance; the recipe's if not given",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "eta",
-        None,
-        "ddim: 0 is deterministic, 1 is ancestral; the recipe's if not given",
-        flag_values=values,
-    )
-    flags.DEFINE_integer("seed", 0, "of the noise", flag_values=values)
-    flags.DEFINE_integer("batch", 256, "images at a time, over all devices", flag_values=values)
+    for name, kind, default, purpose in table:
+        told = f"{purpose}; the recipe's if not given" if name in SAMPLING else purpose
+        kind(name, default, told, flag_values=values)
 
 
 def loaded(values: dict[str, Any]) -> Run:
     """The run that the flags name, its recipe changed by those that say how to sample."""
     run = load(flagging.required(values, "workdir"), step=values["step"])
-    for name in ("steps", "solver", "v", "eta"):
+    for name in SAMPLING:
         if values[name] is not None:
             run.config.sample[name] = values[name]
     checks.steps(run.config.sample.steps)
+    recipe.check(run.config)
     if values["batch"] < 1:
         raise ValueError(f"--batch must be at least 1, got {values['batch']}")
     return run

@@ -128,3 +128,12 @@ class Secant:
         low, high = np.arctan(np.exp((ends - self.centre) / (2.0 * self.width)))
         angles = np.linspace(low, high, steps)
         return np.append(self.centre + 2.0 * self.width * np.log(np.tan(angles)), np.inf)
+
+
+GRIDS: dict[str, type] = {
+    "uniform_u": UniformU,
+    "uniform_logsnr": UniformLogSNR,
+    "karras": Karras,
+    "secant": Secant,
+}
+"""The grids by the names that commands take."""

@@ -27,5 +27,12 @@ __all__ = [
     "UniPC",
 ]
 
-SOLVERS: dict[str, type] = {"ancestral": Ancestral, "ddim": DDIM}
+SOLVERS: dict[str, type] = {
+    "ancestral": Ancestral,
+    "ddim": DDIM,
+    "euler": Euler,
+    "heun": Heun,
+    "dpmpp": DPMSolverPP,
+    "unipc": UniPC,
+}
 """The solvers by the names that commands take."""

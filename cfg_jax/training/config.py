@@ -1,5 +1,6 @@
 """What a recipe may say, with its defaults, and the objects it stands for."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,12 +10,14 @@ from ml_collections import ConfigDict
 from cfg_jax.diffusion import checks, schedules
 from cfg_jax.diffusion.schedules import Schedule
 from cfg_jax.models import UNet
-from cfg_jax.sampling import solvers
+from cfg_jax.sampling import grids, solvers
+from cfg_jax.sampling.grids import Grid
 from cfg_jax.sampling.solvers import Solver
 
 SCHEDULES = {"cosine": schedules.Cosine, "uniform": schedules.Uniform}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 DECAYS = ("constant", "cosine")
+SOLVERS = ("default", *solvers.SOLVERS)
 
 MAY_CHANGE = {
     "data.dir",
@@ -92,9 +95,11 @@ def default() -> ConfigDict:
     config.sample = ConfigDict()
     config.sample.w = 0.3
     config.sample.steps = 256
-    config.sample.solver = "ancestral"  # ancestral | ddim
+    config.sample.solver = "ancestral"  # default | ancestral | ddim | euler | heun | dpmpp | unipc
+    config.sample.grid = "uniform_u"  # uniform_u | uniform_logsnr | karras | secant
     config.sample.v = 0.3  # of ancestral
-    config.sample.eta = 0.0  # of ddim
+    config.sample.eta = 0.0  # of ddim and dpmpp
+    config.sample.order = 2  # of dpmpp and unipc
     return config.lock()
 
 
@@ -113,7 +118,8 @@ def check(config: ConfigDict) -> None:
     _one_of("schedule.name", config.schedule.name, SCHEDULES)
     _one_of("model.dtype", config.model.dtype, DTYPES)
     _one_of("optim.decay", config.optim.decay, DECAYS)
-    _one_of("sample.solver", config.sample.solver, solvers.SOLVERS)
+    _one_of("sample.solver", config.sample.solver, SOLVERS)
+    _one_of("sample.grid", config.sample.grid, grids.GRIDS)
     for name in ("steps", "batch_size", "checkpoint_every", "keep", "log_every"):
         _at_least(f"train.{name}", config.train[name], 1)
     _at_least("sample.steps", config.sample.steps, 1)
@@ -136,6 +142,7 @@ def check(config: ConfigDict) -> None:
         checks.within(f"config.{name}", value, 0.0, 1.0)
     checks.finite("config.sample.w", config.sample.w)
     schedule(config)
+    solver(config)
 
 
 def schedule(config: ConfigDict) -> Schedule:
@@ -144,20 +151,29 @@ def schedule(config: ConfigDict) -> Schedule:
     return kind(logsnr_min=config.schedule.logsnr_min, logsnr_max=config.schedule.logsnr_max)
 
 
-def solver(config: ConfigDict) -> Solver:
-    """The solver that a config names, with its knobs."""
-    return make_solver(config.sample.solver, v=config.sample.v, eta=config.sample.eta)
-
-
-def make_solver(name: str, *, v: float, eta: float) -> Solver:
-    """A solver by its name, given the one of the knobs that it has.
+def solver(config: ConfigDict) -> Solver | None:
+    """The solver that a config names, with those of the knobs that it has; None for the default.
 
     Raises:
-      ValueError: There is no such solver, or the knob is out of range.
+      ValueError: There is no such solver, or a knob is out of range.
     """
-    if name not in solvers.SOLVERS:
-        raise ValueError(f"unknown solver {name!r}; there are {', '.join(solvers.SOLVERS)}")
-    return solvers.Ancestral(v=v) if name == "ancestral" else solvers.DDIM(eta=eta)
+    name = config.sample.solver
+    _one_of("sample.solver", name, SOLVERS)
+    if name == "default":
+        return None
+    kind = solvers.SOLVERS[name]
+    knobs = {field.name for field in dataclasses.fields(kind)} & {"v", "eta", "order"}
+    return kind(**{knob: config.sample[knob] for knob in knobs})
+
+
+def grid(config: ConfigDict) -> Grid | None:
+    """The grid that a config names; None where the default solver brings its own.
+
+    Raises:
+      ValueError: There is no such grid.
+    """
+    _one_of("sample.grid", config.sample.grid, grids.GRIDS)
+    return None if config.sample.solver == "default" else grids.GRIDS[config.sample.grid]()
 
 
 def network(config: ConfigDict, num_classes: int) -> UNet:

@@ -52,6 +52,7 @@ class GridWriter:
             shape=self._shape,
             schedule=recipe.schedule(config),
             solver=recipe.solver(config),
+            grid=recipe.grid(config),
             steps=config.sample.steps,
             batch=None if classes else CLASSES * PER_CLASS,
         )

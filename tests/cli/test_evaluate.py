@@ -55,7 +55,7 @@ def test_the_report_holds_what_the_pieces_give(command, trained, tmp_path):
         (["--w", "0,nan"], "nan"),
         (["--w", "a,b"], "--w takes numbers separated by commas"),
         (["--samples", "1"], "--samples must be at least 2"),
-        (["--solver", "heun"], "unknown solver 'heun'"),
+        (["--solver", "rk4"], "got 'rk4'"),
         (["--steps", "0"], "steps must be a whole number of at least 1"),
     ],
 )

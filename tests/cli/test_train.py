@@ -90,7 +90,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(config, tmp_path):
         (["--config.train.steps=0"], "config.train.steps must be at least 1"),
         (["--config.p_uncond=2.0"], "config.p_uncond must lie in [0, 1]"),
         (["--config.schedule.logsnr_min=30.0"], "logsnr_min must be smaller"),
-        (["--config.sample.solver=euler"], "must be one of ancestral, ddim; got 'euler'"),
+        (["--config.sample.solver=rk4"], "unipc; got 'rk4'"),
         (["--config.data.name=nothing"], "nothing"),
         (["--config.model.channel_mult=(1,1,1,1,1)"], "multiples of 16; got 8×8"),
     ],

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from cfg_jax.sampling import solvers
+from cfg_jax.sampling import grids, solvers
 from cfg_jax.training import config as recipe
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
@@ -52,7 +52,9 @@ def test_the_imagenet_recipe_has_the_papers_settings():
         ("optim.decay", "step"),
         ("optim.warmup", -1),
         ("p_uncond", 1.5),
-        ("sample.solver", "euler"),
+        ("sample.solver", "rk4"),
+        ("sample.grid", "fine"),
+        ("sample.eta", 2.0),
         ("sample.w", float("nan")),
         ("sample.steps", 0),
         ("train.batch_size", 0),
@@ -120,8 +122,14 @@ def test_gradients_are_clipped_by_their_global_norm():
     np.testing.assert_allclose(mean["a"], 0.1 * 3.0 * 0.5 / 5.0, rtol=1e-5)
 
 
-def test_solvers_by_name():
-    assert recipe.solver(changed(sample__solver="ddim", sample__eta=0.5)) == solvers.DDIM(eta=0.5)
-    assert recipe.solver(changed(sample__v=0.2)) == solvers.Ancestral(v=0.2)
-    with pytest.raises(ValueError, match="there are ancestral, ddim"):
-        recipe.make_solver("heun", v=0.0, eta=0.0)
+def test_solvers_and_grids_by_name():
+    def named(**fields):
+        config = changed(**{f"sample__{name}": value for name, value in fields.items()})
+        return recipe.solver(config), recipe.grid(config)
+
+    assert named(solver="ddim", eta=0.5) == (solvers.DDIM(eta=0.5), grids.UniformU())
+    assert named(v=0.2)[0] == solvers.Ancestral(v=0.2)
+    assert named(solver="unipc", order=3, grid="karras") == (solvers.UniPC(order=3), grids.Karras())
+    assert named(solver="dpmpp", order=3, eta=1.0)[0] == solvers.DPMSolverPP(order=3, eta=1.0)
+    assert named(solver="heun")[0] == solvers.Heun()
+    assert named(solver="default") == (None, None)
