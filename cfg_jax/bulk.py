@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,7 @@ def collect(
 ) -> np.ndarray:
     """Draws `count` images, going on with the parts that an interrupted call left.
 
-    Every call of `draw` gets a full batch, the last one filled up with repeated labels, so that one
-    program serves all.
+    Every call of `draw` gets a full batch, see `full_batches`.
 
     Args:
       draw: Draws a batch.
@@ -46,17 +45,33 @@ def collect(
     """
     batch = min(batch, count)
     _claim(parts, {**settings, "count": count, "batch": batch})
-    starts = range(0, count, batch)
+    paths = []
     with tqdm(total=count, desc="sample", unit="image") as progress:
-        for start in starts:
-            path = parts / f"{start}.npy"
-            here = min(batch, count - start)
-            if not path.exists():
-                chosen = None if labels is None else np.resize(labels[start : start + here], batch)
-                with atomic(path) as file:
+        for start, here, chosen in full_batches(count, labels, batch):
+            paths.append(parts / f"{start}.npy")
+            if not paths[-1].exists():
+                with atomic(paths[-1]) as file:
                     np.save(file, draw(start, chosen)[:here])
             progress.update(here)
-    return np.concatenate([np.load(parts / f"{start}.npy") for start in starts])
+    return np.concatenate([np.load(path) for path in paths])
+
+
+def full_batches(
+    count: int, labels: np.ndarray | None, batch: int
+) -> Iterator[tuple[int, int, np.ndarray | None]]:
+    """Cuts `count` images into batches of one size, so that one compiled program serves them all.
+
+    Yields:
+      The first image's number, how many images of the batch are wanted, and its labels, the last
+      batch's filled up by repeating them.
+    """
+    for start in range(0, count, batch):
+        here = min(batch, count - start)
+        yield (
+            start,
+            here,
+            None if labels is None else np.resize(labels[start : start + here], batch),
+        )
 
 
 def discard(parts: Path) -> None:

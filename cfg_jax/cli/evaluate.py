@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from cfg_jax import evaluation
+from cfg_jax import bulk, evaluation
 from cfg_jax.cli import flagging
 from cfg_jax.cli.sample import SAMPLING, define, loaded
 from cfg_jax.data import open_dataset
@@ -90,11 +90,9 @@ def sampler(source: Run, values: dict[str, Any]):
 
     def sample(labels: np.ndarray, w: float) -> np.ndarray:
         parts = []
-        for start in range(0, len(labels), batch):
-            chosen = labels[start : start + batch]
-            filled = np.resize(chosen, batch)  # so that one program serves the last batch too
-            x = source.sample(key, filled, w=w, offset=start, mesh=mesh)
-            parts.append(np.asarray(x)[: len(chosen)])
+        for start, here, chosen in bulk.full_batches(len(labels), labels, batch):
+            x = source.sample(key, chosen, w=w, offset=start, mesh=mesh)
+            parts.append(np.asarray(x)[:here])
         return np.concatenate(parts)
 
     return sample

@@ -43,7 +43,7 @@ def parse(values: flags.FlagValues, command: str, purpose: str, argv: list[str])
 
 
 def define_config(values: flags.FlagValues, argv: list[str]) -> None:
-    """Defines --config FILE and --config.FIELD=VALUE, after checking that both exist.
+    """Defines --config FILE, --config.FIELD=VALUE and --skip-bad; file and fields must exist.
 
     Raises:
       ValueError: The file does not exist, or a field does not.
@@ -70,6 +70,9 @@ def define_config(values: flags.FlagValues, argv: list[str]) -> None:
         flag_values=values,
         sys_argv=["", *argv],
     )
+    flags.DEFINE_boolean(
+        "skip-bad", False, "leave unreadable images of a folder out", flag_values=values
+    )
 
 
 def config(values: dict[str, Any]) -> ConfigDict:
@@ -86,6 +89,8 @@ def config(values: dict[str, Any]) -> ConfigDict:
         raise ValueError(_mistake(error)) from None
     if found is None:
         raise ValueError("give --config FILE, such as --config configs/digits.py")
+    if values["skip-bad"]:
+        found.data.skip_bad = True
     return found
 
 

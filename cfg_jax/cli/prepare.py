@@ -13,13 +13,8 @@ def run(argv: list[str]) -> None:
     """Parses the arguments and prepares both splits."""
     defined = flags.FlagValues()
     flagging.define_config(defined, argv)
-    flags.DEFINE_boolean(
-        "skip-bad", False, "leave unreadable images of a folder out", flag_values=defined
-    )
     values = flagging.parse(defined, "prepare", PURPOSE, argv)
     config = flagging.config(values)
-    if values["skip-bad"]:
-        config.data.skip_bad = True
     for split in ("train", "test"):
         data = open_dataset(config.data, split=split)
         height, width, channels = data.shape

@@ -17,13 +17,8 @@ def run(argv: list[str]) -> None:
     defined = flags.FlagValues()
     flagging.define_config(defined, argv)
     flags.DEFINE_string("workdir", None, "where the run is kept", flag_values=defined)
-    flags.DEFINE_boolean(
-        "skip-bad", False, "leave unreadable images of a folder out", flag_values=defined
-    )
     values = flagging.parse(defined, "train", PURPOSE, argv)
     config = flagging.config(values)
-    if values["skip-bad"]:
-        config.data.skip_bad = True
     try:
         train(config, Path(flagging.required(values, "workdir")))
     except StoppedError as stopped:
