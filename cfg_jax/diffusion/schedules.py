@@ -105,8 +105,8 @@ class Cosine(Schedule):
     """The truncated hyperbolic secant: λ(u) = -2 log tan(a u + b).
 
     b = arctan(e^(-λ_max/2)), a = arctan(e^(-λ_min/2)) - b, and p(λ) = sech(λ/2) / (4 a)
-    (Ho & Salimans 2022, Section 3.1 and Algorithm 1). It is the cosine schedule of Nichol &
-    Dhariwal (2021) in continuous time.
+    (Ho & Salimans 2022, Section 2). It is the cosine schedule of Nichol & Dhariwal (2021) in
+    continuous time.
 
     Attributes:
       logsnr_min: λ at u = 1.

@@ -2,7 +2,7 @@
 
     ε̃(z_λ, c) = ε(z_λ, c) + Σ_i w_i (ε(z_λ, c_i) - ε(z_λ, ∅))
 
-(Liu et al. 2022, "Compositional Visual Generation with Composable Diffusion Models", Equation 11,
+(Liu et al. 2022, "Compositional Visual Generation with Composable Diffusion Models", Algorithm 1,
 where c = ∅.)
 """
 
@@ -55,12 +55,12 @@ def composed(
     ws: Sequence[ArrayLike] | Array,
     null: Any,
 ) -> Composed:
-    """Adds further conditions to the one that is sampled (Liu et al. 2022, Equation 11).
+    """Adds further conditions to the one that is sampled (Liu et al. 2022, Algorithm 1).
 
     ε̃ = ε(c) + Σ_i w_i (ε(c_i) - ε(∅)). Acts in ε-space; being affine with coefficients that sum to
     one, the same combination of x̂ belongs to it. Every w_i counts like w: all 0 is the plain
     conditional network, and c itself among the conditions with weight w is `classifier_free`. The
-    paper's equation is that of c = ∅ (`unconditional` makes it so), where a weight of 1 already
+    paper's algorithm is that of c = ∅ (`unconditional` makes it so), where a weight of 1 already
     conditions on c_i; a negative weight is the paper's negation. All conditions are evaluated in
     one call, of n + 2 times the batch.
 

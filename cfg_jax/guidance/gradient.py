@@ -4,9 +4,9 @@
     energy:      ε̃(z_λ, c) = ε(z_λ, c) + w σ ∇_z ℓ(x̂(z_λ, c), z_λ, λ, c)
 
 The first is Dhariwal & Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis", Algorithm 2
-(its Algorithm 1 shifts the mean of a DDPM step by as much), and Ho & Salimans 2022, Section 3.1.
-The second is the forward guidance of Bansal et al. 2023, "Universal Guidance for Diffusion Models",
-Section 3.1, with s(t) = w σ.
+(its Algorithm 1 shifts the mean of a DDPM step, by as much where the step is small), and Ho &
+Salimans 2022, Section 3.1. The second is the forward guidance of Bansal et al. 2023, "Universal
+Guidance for Diffusion Models", Equation 6, with s(t) = w σ.
 """
 
 import dataclasses
@@ -53,9 +53,9 @@ def classifier(
 
     ε̃ = ε(c) - w σ ∇_z log p(c|z_λ), or with ε(∅) in the place of ε(c). Acts in ε-space, x̂ moving
     with it. w = 0 is the plain denoiser to the last bit. With an exact classifier, w around the
-    conditional network and w + 1 around the unconditional one both are `classifier_free` of w (Ho &
-    Salimans 2022, Section 3.2): the s of classifier guidance around an unconditional network, 1 to
-    sample from p(x|c), is w here.
+    conditional network and w + 1 around the unconditional one are the same (Ho & Salimans 2022,
+    Section 3.1), and are `classifier_free` of w (Section 3.2): the s of classifier guidance around
+    an unconditional network, 1 to sample from p(x|c), is w here.
 
     Args:
       denoiser: Any denoiser, which is not differentiated.
@@ -113,7 +113,7 @@ class Energy(Guidance):
 
 
 def energy(denoiser: Denoiser, loss: Callable, *, w: ArrayLike) -> Energy:
-    """Guides a denoiser towards a small loss of its x̂ (Bansal et al. 2023, Section 3.1).
+    """Guides a denoiser towards a small loss of its x̂ (Bansal et al. 2023, Equation 6).
 
     ε̃ = ε(c) + w σ ∇_z ℓ(x̂(z_λ, c), z_λ, λ, c), differentiated through the denoiser: one evaluation
     and its transpose. A distance between an image's embedding and a text's makes CLIP guidance.

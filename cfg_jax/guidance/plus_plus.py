@@ -2,8 +2,7 @@
 
     x̂ = (z_λ - σ ε̃) / α with ε̃ = (1 + w) ε(z_λ, c) - w ε(z_λ, ∅),    ε̂ = ε(z_λ, ∅)
 
-(Chung et al. 2024, "CFG++: Manifold-constrained Classifier Free Guidance for Diffusion Models",
-Algorithm 2.)
+(Chung et al. 2024, "CFG++: Manifold-constrained Classifier Free Guidance for Diffusion Models".)
 """
 
 import dataclasses
@@ -40,7 +39,7 @@ class PlusPlus(Guidance):
 
 
 def plus_plus(denoiser: Denoiser, *, w: ArrayLike, null: Any) -> PlusPlus:
-    """Guides x̂ and leaves ε̂ unconditional (CFG++; Chung et al. 2024, Algorithm 2).
+    """Guides x̂ and leaves ε̂ unconditional (CFG++; Chung et al. 2024).
 
     Under `solvers.DDIM()` it is the paper's algorithm: z_λ' = α' x̂(ε̃) + σ' ε(∅). The guidance of x̂
     is that of ε-space (or x̂-space: it is affine). A solver that reads x̂ alone,

@@ -44,7 +44,8 @@ def reverse(
       z: Noise to start from, or None to draw it.
       shape: One example's shape.
       levels: λ, ascending. The last one is where the process ends: it is reached with σ = 0, so its
-        value does not matter (Ho & Salimans 2022, Algorithm 2, last line).
+        value does not matter. (Ho & Salimans 2022, Algorithm 2, draw z at λ_T = λ_max too and
+        return x̂ there, less than 1e-3 away at λ_max = 20: their T is one more than the steps.)
 
     Returns:
       x of (batch, *shape), float32, or in the dtype of z.

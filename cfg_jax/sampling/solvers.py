@@ -7,7 +7,7 @@
 | `Euler`       | 1            | γ > 0       | 1     | Karras et al. 2022, Algorithm 2            |
 | `Heun`        | 2            | γ > 0       | 2     | Karras et al. 2022, Algorithm 2            |
 | `DPMSolverPP` | 1            | η > 0       | 1–3   | Lu et al. 2022b, Algorithm 2               |
-| `UniPC`       | 1            | never       | 1–4   | Zhao et al. 2023, Algorithms 1 and 2       |
+| `UniPC`       | 1            | never       | 1–3   | Zhao et al. 2023, Algorithms 1 and 2       |
 """
 
 from cfg_jax.sampling.ancestral import DDIM, Ancestral
