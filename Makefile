@@ -6,11 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv demo test lint
+.PHONY: help venv demo test test-tpu-plan lint
 
 help:
 	@echo 'make demo   set up, train on real digits, sample with guidance, score a sweep over w'
 	@echo 'make test   set up, run the whole test suite'
+	@echo 'make test-tpu-plan   compile for TPUs that are not there; installs libtpu (205 MB)'
 	@echo 'make lint   style, types, and the order of the rooms'
 	@echo 'make venv   set up only: $(VENV), from the tested versions in constraints.txt'
 
@@ -33,8 +34,14 @@ demo: venv
 test: venv
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-tpu-plan: venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[tpu-plan]'
+	$(BIN)/python -m pytest -m tpu_compiler
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/shellcheck --external-sources $$(find experiments -name '*.sh') .ci/run

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
 from cfg_jax.files import atomic
+from cfg_jax.training import processes
 
 Draw = Callable[[int, np.ndarray | None], np.ndarray]
 """(offset, labels) -> uint8 images of (batch, height, width, channels), from number `offset` on."""
@@ -23,10 +25,11 @@ def collect(
     batch: int,
     parts: Path,
     settings: dict[str, Any],
-) -> np.ndarray:
+) -> np.ndarray | None:
     """Draws `count` images, going on with the parts that an interrupted call left.
 
-    Every call of `draw` gets a full batch, see `full_batches`.
+    Every call of `draw` gets a full batch, see `full_batches`. Several processes share the parts
+    out among them, in a folder that all of them see.
 
     Args:
       draw: Draws a batch.
@@ -38,22 +41,27 @@ def collect(
         with.
 
     Returns:
-      uint8 images of (count, height, width, channels).
+      uint8 images of (count, height, width, channels); None in all processes but the first.
 
     Raises:
       ValueError: `parts` holds parts of other settings.
     """
     batch = min(batch, count)
-    _claim(parts, {**settings, "count": count, "batch": batch})
+    processes.by_first(lambda: _claim(parts, {**settings, "count": count, "batch": batch}))
+    mine, others = jax.process_index(), jax.process_count()
     paths = []
-    with tqdm(total=count, desc="sample", unit="image") as progress:
-        for start, here, chosen in full_batches(count, labels, batch):
+    with tqdm(total=count, desc="sample", unit="image", disable=not processes.is_first()) as bar:
+        for number, (start, here, chosen) in enumerate(full_batches(count, labels, batch)):
             paths.append(parts / f"{start}.npy")
-            if not paths[-1].exists():
+            if number % others == mine and not paths[-1].exists():
                 with atomic(paths[-1]) as file:
                     np.save(file, draw(start, chosen)[:here])
-            progress.update(here)
-    return np.concatenate([np.load(path) for path in paths])
+            bar.update(here)
+    images: list[np.ndarray] = []
+    # All have to be there before the first one reads them.
+    processes.agree("number of images", count)
+    processes.by_first(lambda: images.extend(np.load(path) for path in paths))
+    return np.concatenate(images) if images else None
 
 
 def full_batches(

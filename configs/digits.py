@@ -24,7 +24,7 @@ def get_config():
     config.optim.decay = "cosine"
     config.train.steps = 1_700
     config.train.batch_size = 64
-    config.train.ema = 0.999
+    config.train.ema = (0.999,)
     config.train.checkpoint_every = 500
     config.train.log_every = 50
     config.train.sample_every = 850

@@ -11,8 +11,11 @@ from recipes import tiny
 import cfg_jax
 from cfg_jax import guidance, schedules, solvers
 from cfg_jax.training import config as recipe
+from cfg_jax.training.loop import train
+from cfg_jax.training.mesh import device_mesh
 
 KEY = jax.random.key(0)
+Z = jax.random.normal(KEY, (2, 8, 8, 1))
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,14 @@ def test_sample_is_the_pieces_put_together(run):
     got = run.sample(KEY, labels, w=0.7, steps=3, solver=solvers.DDIM())
     np.testing.assert_allclose(got, want, atol=1e-5)
     assert np.abs(got).max() <= 1.0
+
+
+def test_a_recipe_that_names_no_guidance_means_the_classifier_free_one(run):
+    """The very same program: nothing around it, no bit of an image changed."""
+    want = cfg_jax.denoiser.clipped(guidance.classifier_free(run.denoiser, w=0.7, null=10))
+    assert jax.tree.structure(run.guided(0.7)) == jax.tree.structure(want)
+    same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), run.guided(0.7), want)
+    assert all(jax.tree.leaves(same))
 
 
 def test_what_is_not_said_is_the_recipes(run):
@@ -92,3 +103,93 @@ def test_the_default_solver_can_be_asked_for(run):
         run.guided(tiny().sample.w), KEY, labels, shape=run.shape, schedule=run.schedule, steps=4
     )
     np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    """A run with averages of two decays and two widths, and eight checkpoints."""
+    config, workdir = tiny(), tmp_path_factory.mktemp("averaged") / "run"
+    config.train.steps, config.train.checkpoint_every, config.train.keep = 40, 5, 100
+    config.train.ema, config.train.ema_widths = (0.9, 0.5), (0.05, 0.1)
+    train(config, workdir)
+    return workdir
+
+
+def flat(run):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(run.params)])
+
+
+def test_averages_are_told_apart_by_their_decay_or_width(averaged):
+    first = flat(cfg_jax.load(averaged))
+    np.testing.assert_array_equal(flat(cfg_jax.load(averaged, ema=0.9)), first)
+    others = [flat(cfg_jax.load(averaged, ema=ema)) for ema in (0.5, 0.05, 0.1)]
+    for i, other in enumerate([first, *others]):
+        assert all(not np.array_equal(other, another) for another in others[i:])
+
+
+def test_an_average_of_another_width_is_made_after_training(averaged):
+    """Of nearly a kept width it is nearly that average, and one between them lies between."""
+    short, long = (flat(cfg_jax.load(averaged, ema=width)) for width in (0.05, 0.1))
+    near, between = (flat(cfg_jax.load(averaged, ema=width)) for width in (0.0501, 0.07))
+    apart = np.linalg.norm(long - short)
+    assert 0 < np.linalg.norm(near - short) < 0.02 * apart
+    share = (between - short) @ (long - short) / apart**2
+    assert 0.2 < share < 0.8
+    assert np.linalg.norm(between - short - share * (long - short)) < 0.2 * apart
+
+
+def test_an_average_that_cannot_be_had_is_refused(averaged, trained):
+    with pytest.raises(ValueError, match=r"no average 0.4; there are 0.9, 0.5, 0.05, 0.1, and any"):
+        cfg_jax.load(averaged, ema=0.4)
+    with pytest.raises(ValueError, match=r"no average 0.1; there are 0.9999"):
+        cfg_jax.load(trained, ema=0.1)
+
+
+def test_autoguidance_takes_an_earlier_checkpoint(trained):
+    run, earlier = cfg_jax.load(trained), cfg_jax.load(trained, step=3)
+    run.config.guidance.name, run.config.guidance.weak = "autoguidance", ":3"
+    labels = jnp.array([3, 1])
+    auto = guidance.autoguidance(run.denoiser, earlier.denoiser, w=1.0)
+    want = cfg_jax.denoiser.read(cfg_jax.denoiser.clipped(auto), Z, jnp.float32(0.0), labels)
+    got = cfg_jax.denoiser.read(run.guided(1.0), Z, jnp.float32(0.0), labels)
+    np.testing.assert_allclose(got.x, want.x, rtol=1e-4, atol=1e-4)
+    run.config.guidance.weak = f"{trained}:5"
+    with pytest.raises(ValueError, match="no checkpoint of step 5"):
+        run.guided(1.0)
+
+
+def test_labels_that_the_recipe_names_are_those_of_every_example(run):
+    """Through the sampler, on a mesh, with a strength for each example."""
+    labels, ws = jnp.array([3, 1, 7]), np.array([0.5, 1.0, 2.0])
+    everywhere = device_mesh(devices=jax.local_devices())
+    for knobs, made in (
+        (
+            {"name": "composed", "conds": (2, 5), "ws": (1.0, -0.5)},
+            guidance.composed(
+                run.denoiser,
+                conds=[jnp.full(3, 2), jnp.full(3, 5)],
+                ws=[ws, -0.5 * ws],
+                null=10,
+            ),
+        ),
+        (
+            {"name": "negative", "cond": 4},
+            guidance.negative(run.denoiser, w=ws, cond=jnp.full(3, 4)),
+        ),
+    ):
+        config = run.config.copy_and_resolve_references()
+        config.guidance.update(knobs)
+        config.sample.solver, config.sample.clip = "ddim", "none"
+        got = dataclasses.replace(run, config=config).sample(
+            KEY, labels, w=ws, steps=2, mesh=everywhere
+        )
+        want = cfg_jax.sample(
+            made,
+            KEY,
+            labels,
+            shape=run.shape,
+            schedule=run.schedule,
+            solver=solvers.DDIM(),
+            steps=2,
+        )
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3 * np.abs(want).max())

@@ -10,6 +10,7 @@ COMMANDS = {
     "sample": "sample images from a trained model",
     "evaluate": "score samples over a sweep of guidance strengths",
     "prepare": "prepare a data set once, before training",
+    "plan": "see whether a recipe fits a TPU slice, and how fast it can be there",
 }
 
 USAGE = "usage: python -m cfg_jax COMMAND [--help] [flags]\n\n" + "\n".join(

@@ -12,7 +12,8 @@ from cfg_jax.cli import flagging
 from cfg_jax.cli.sample import SAMPLING, define, loaded
 from cfg_jax.data import open_dataset
 from cfg_jax.run import Run
-from cfg_jax.training.mesh import data_mesh
+from cfg_jax.training import guided
+from cfg_jax.training.mesh import device_mesh
 
 PURPOSE = """Scores samples at each guidance strength by label accuracy, Inception score and Fréchet
 distance, in the features of a small classifier trained on the same data (trained at the first call,
@@ -33,7 +34,7 @@ def run(argv: list[str]) -> None:
     )
     flags.DEFINE_string("data-path", None, "the images, if they have moved", flag_values=defined)
     values = flagging.parse(defined, "evaluate", PURPOSE, argv)
-    strengths = flagging.numbers(values["w"], "w")
+    strengths = flagging.listed(values["w"], "w")
     if values["samples"] < 2:
         raise ValueError(f"--samples must be at least 2, got {values['samples']}")
     source = loaded(values)
@@ -74,6 +75,7 @@ def run(argv: list[str]) -> None:
             "training_steps": source.step,
             "data": source.config.data.name,
             **{name: source.config.sample[name] for name in SAMPLING},
+            "guidance": guided.describe(source.config),
             "samples_per_w": values["samples"],
             "held_out_images": real.count,
             "seed": values["seed"],
@@ -86,13 +88,14 @@ def run(argv: list[str]) -> None:
 
 def sampler(source: Run, values: dict[str, Any]):
     """`(labels, w) -> images`, in batches of one size, with the same noise for every w."""
-    key, mesh, batch = jax.random.key(values["seed"]), data_mesh(), values["batch"]
+    key, mesh = jax.random.key(values["seed"]), device_mesh(devices=jax.local_devices())
+    batch = values["batch"]
 
     def sample(labels: np.ndarray, w: float) -> np.ndarray:
         parts = []
         for start, here, chosen in bulk.full_batches(len(labels), labels, batch):
             x = source.sample(key, chosen, w=w, offset=start, mesh=mesh)
-            parts.append(np.asarray(x)[:here])
+            parts.append(np.clip(x, -1.0, 1.0)[:here])
         return np.concatenate(parts)
 
     return sample

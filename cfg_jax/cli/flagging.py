@@ -10,6 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from cfg_jax.training import config as recipe
+from cfg_jax.training import processes
 
 
 def parse(values: flags.FlagValues, command: str, purpose: str, argv: list[str]) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def define_config(values: flags.FlagValues, argv: list[str]) -> None:
         sys_argv=["", *argv],
     )
     flags.DEFINE_boolean(
-        "skip-bad", False, "leave unreadable images of a folder out", flag_values=values
+        "skip-bad", False, "go on without images that cannot be read", flag_values=values
     )
 
 
@@ -100,6 +101,38 @@ def _mistake(error: Exception) -> str:
     return f"the config file has a mistake: {last.split(' Other fields present')[0]}"
 
 
+def define_processes(values: flags.FlagValues) -> None:
+    """The flags of a command that several processes run together."""
+    flags.DEFINE_boolean(
+        "distributed",
+        False,
+        "one of several processes, which JAX finds by itself (TPU pods, Slurm)",
+        flag_values=values,
+    )
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0", flag_values=values)
+    flags.DEFINE_integer("processes", None, "with --coordinator: how many", flag_values=values)
+    flags.DEFINE_integer("process", None, "with --coordinator: which one", flag_values=values)
+    flags.DEFINE_integer("wait", 300, "seconds to wait for the other processes", flag_values=values)
+
+
+def start_processes(values: dict[str, Any]) -> None:
+    """Joins the other processes, if there are to be any.
+
+    Raises:
+      ValueError: A flag is missing, or the others do not answer.
+    """
+    apart = [name for name in ("processes", "process") if values[name] is not None]
+    if values["coordinator"] is None and apart:
+        raise ValueError(f"--{apart[0]} needs --coordinator HOST:PORT beside it")
+    if values["distributed"] or values["coordinator"] is not None:
+        processes.start(
+            coordinator=values["coordinator"],
+            processes=values["processes"],
+            process=values["process"],
+            timeout=values["wait"],
+        )
+
+
 def required(values: dict[str, Any], name: str) -> str:
     """The value of a flag that must be given."""
     if not values[name]:
@@ -107,12 +140,12 @@ def required(values: dict[str, Any], name: str) -> str:
     return values[name]
 
 
-def numbers(text: str, name: str) -> list[float]:
-    """Numbers separated by commas: "0,0.3,1"."""
+def listed(text: str, name: str, kind: type = float, what: str = "numbers") -> tuple:
+    """Values separated by commas: "0,0.3,1"."""
     try:
-        return [float(part) for part in text.split(",")]
+        return tuple(kind(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"--{name} takes numbers separated by commas, got {text!r}") from None
+        raise ValueError(f"--{name} takes {what} separated by commas, got {text!r}") from None
 
 
 def labels(text: str) -> list[int]:

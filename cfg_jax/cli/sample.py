@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from cfg_jax import bulk
 from cfg_jax.cli import INTERRUPTED, FailedError, flagging
@@ -15,21 +16,23 @@ from cfg_jax.files import atomic
 from cfg_jax.run import Run, load
 from cfg_jax.sampling import grids
 from cfg_jax.training import config as recipe
-from cfg_jax.training.mesh import data_mesh
+from cfg_jax.training import guided, processes
+from cfg_jax.training.mesh import device_mesh
 
 PURPOSE = """Samples images from a trained model, over all devices. --out ending in .png gives a
 picture, a row a label; .npz gives arr_0 (uint8, NHWC) and arr_1 (labels), as guided-diffusion's
 evaluator reads. The same seed gives the same images. Interrupted, the same command goes on where
 it stopped."""
 
-SAMPLING = ("steps", "solver", "grid", "v", "eta", "order")
-"""The flags that stand for the recipe's fields of how to sample."""
+SAMPLING = ("steps", "solver", "grid", "v", "eta", "order", "clip", "percentile")
+GUIDANCE = ("name", "low", "high", *guided.KNOBS)
+"""The flags that stand for fields of the recipe's `sample` and `guidance`."""
 
 
 def define(values: flags.FlagValues) -> None:
     """The flags that every command that samples has."""
     text, whole, real = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
-    grid_names = ", ".join(grids.GRIDS)
+    grid_names, spaces = ", ".join(grids.GRIDS), ", ".join(guided.SPACES)
     table: tuple[tuple[str, Any, Any, str], ...] = (
         ("workdir", text, None, "the run to sample from"),
         ("step", whole, None, "its checkpoint; the newest if not given"),
@@ -39,25 +42,65 @@ def define(values: flags.FlagValues) -> None:
         ("v", real, None, "of ancestral: 0 is the smallest, 1 the largest reverse variance"),
         ("eta", real, None, "of ddim and dpmpp: 0 is deterministic, 1 fully stochastic"),
         ("order", whole, None, "of dpmpp and unipc: 1, 2 or 3"),
+        ("clip", text, None, f"how x̂ is kept within [-1, 1]: one of {', '.join(guided.CLIPS)}"),
+        ("percentile", real, None, "of dynamic clipping: of |x̂|, beyond which an image is shrunk"),
+        ("guidance", text, None, f"one of {', '.join(guided.METHODS)}, with the knobs given here"),
+        ("guidance.low", real, None, "of any: no guidance below this log-SNR"),
+        ("guidance.high", real, None, "of any: no guidance from this log-SNR on"),
+        ("guidance.cond", whole, None, "of negative: the label to move away from"),
+        ("guidance.conds", text, None, "of composed: further labels, such as 3,5"),
+        ("guidance.ws", text, None, "of composed: their weights, each times w; 1 if not given"),
+        ("guidance.weak", text, None, "of autoguidance: a run, WORKDIR, WORKDIR:STEP or :STEP"),
+        ("guidance.phi", real, None, "of rescaled: 0 is plain guidance, the paper's is 0.7"),
+        ("guidance.space", text, None, f"of rescaled, zero_star: one of {spaces}"),
+        ("guidance.eta", real, None, "of projected: the share that stays of what is along x̂"),
+        ("guidance.norm_threshold", real, None, "of projected: the largest norm of a change of x̂"),
+        ("ema", real, None, "which moving average: a decay or width of the recipe's"),
         ("seed", whole, 0, "of the noise"),
-        ("batch", whole, 256, "images at a time, over all devices"),
+        ("batch", whole, 256, "images at a time, over the devices of a process"),
     )
+    recipes = {*SAMPLING, "guidance"}
     for name, kind, default, purpose in table:
-        told = f"{purpose}; the recipe's if not given" if name in SAMPLING else purpose
+        told = f"{purpose}; the recipe's if not given" if name in recipes else purpose
         kind(name, default, told, flag_values=values)
 
 
 def loaded(values: dict[str, Any]) -> Run:
     """The run that the flags name, its recipe changed by those that say how to sample."""
-    run = load(flagging.required(values, "workdir"), step=values["step"])
+    run = load(flagging.required(values, "workdir"), step=values["step"], ema=values["ema"])
     for name in SAMPLING:
         if values[name] is not None:
             run.config.sample[name] = values[name]
+    _set_guidance(run.config.guidance, values)
     checks.steps(run.config.sample.steps)
     recipe.check(run.config)
+    run.guided(run.config.sample.w)  # a mistake shows before anything is made
+    knobs = recipe.knobs(run.config)
+    for name in ("v", "eta", "order"):
+        if values[name] is not None and name not in knobs:
+            raise ValueError(f"--{name} does not belong to --solver {run.config.sample.solver}")
+    if values["percentile"] is not None and run.config.sample.clip != "dynamic":
+        raise ValueError(f"--percentile does not belong to --clip {run.config.sample.clip}")
     if values["batch"] < 1:
         raise ValueError(f"--batch must be at least 1, got {values['batch']}")
     return run
+
+
+def _set_guidance(chosen: ConfigDict, values: dict[str, Any]) -> None:
+    """Changes a recipe's guidance as the flags say; another method begins with its own defaults."""
+    if values["guidance"] is not None:
+        fresh = recipe.default().guidance
+        for name in GUIDANCE:
+            chosen[name] = fresh[name]
+        chosen.name = values["guidance"]
+    lists = {"conds": (int, "labels"), "ws": (float, "numbers")}
+    for name in GUIDANCE[1:]:
+        given = values[f"guidance.{name}"]
+        if given is not None and name in lists:
+            kind, what = lists[name]
+            given = flagging.listed(given, f"guidance.{name}", kind, what)
+        if given is not None:
+            chosen[name] = given
 
 
 def run(argv: list[str]) -> None:
@@ -74,12 +117,14 @@ def run(argv: list[str]) -> None:
         "w", None, "guidance strength, 0 for none; the recipe's if not given", flag_values=defined
     )
     flags.DEFINE_string("out", None, "the file to write, .png or .npz", flag_values=defined)
+    flagging.define_processes(defined)
     values = flagging.parse(defined, "sample", PURPOSE, argv)
     out = Path(flagging.required(values, "out"))
     if out.suffix not in (".png", ".npz"):
         raise ValueError(f"--out must end in .png or .npz, got {out}")
     if values["per-label"] < 1:
         raise ValueError(f"--per-label must be at least 1, got {values['per-label']}")
+    flagging.start_processes(values)
     source = loaded(values)
     w = source.config.sample.w if values["w"] is None else values["w"]
     checks.finite("w", w)
@@ -87,21 +132,27 @@ def run(argv: list[str]) -> None:
     parts = out.with_name(out.name + ".parts")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        images = _images(source, values, labels, w, parts)
+        with processes.together(lambda: "they go on where they stopped"):
+            images = _images(source, values, labels, w, parts)
     except KeyboardInterrupt:
         raise FailedError(
             f"interrupted; the same command goes on with {parts}", INTERRUPTED
         ) from None
-    _write(out, images, labels, values["per-label"])
-    bulk.discard(parts)
-    print(f"{len(images)} images: {out}")
+    if images is not None:
+        _write(out, images, labels, values["per-label"])
+        bulk.discard(parts)
+        print(f"{len(images)} images: {out}")
 
 
 def _labels(source: Run, values: dict[str, Any]) -> np.ndarray | None:
     """One label an image, each label `per-label` times."""
     if source.null is None:
-        if values["labels"]:
-            raise ValueError(f"{source.workdir} is an unconditional model and takes no --labels")
+        guidable = source.config.guidance.name == "autoguidance"
+        for name in ("labels",) if guidable else ("labels", "guidance", "w"):
+            if values[name] is not None:
+                raise ValueError(
+                    f"{source.workdir} is an unconditional model and takes no --{name}"
+                )
         return None
     chosen = flagging.labels(values["labels"]) if values["labels"] else range(source.null)
     source.check_labels(list(chosen))
@@ -110,19 +161,23 @@ def _labels(source: Run, values: dict[str, Any]) -> np.ndarray | None:
 
 def _images(
     source: Run, values: dict[str, Any], labels: np.ndarray | None, w: float, parts: Path
-) -> np.ndarray:
-    """uint8 images, one a label."""
+) -> np.ndarray | None:
+    """uint8 images, one a label; None in all processes but the first."""
     count = values["per-label"] if labels is None else len(labels)
     batch = min(values["batch"], count)
-    key, mesh = jax.random.key(values["seed"]), data_mesh()
+    key, mesh = jax.random.key(values["seed"]), device_mesh(devices=jax.local_devices())
 
     def draw(offset, some):
         there = {"batch": batch} if some is None else {"labels": some}
         return to_uint8(source.sample(key, w=w, offset=offset, mesh=mesh, **there))
 
+    fields = recipe.flatten(source.config).items()
     settings = {
-        "checkpoint": f"{source.workdir.absolute()}/checkpoints/{source.step}",
-        "sampler": source.config.sample.to_dict() | {"w": w},
+        **{name: v for name, v in fields if name.startswith(("sample.", "guidance."))},
+        "sample.w": w,
+        "checkpoint": str(source.checkpoint),
+        "guidance.weak": source.weaker and str(source.weaker.checkpoint),
+        "average": values["ema"],
         "seed": values["seed"],
         "labels": None if labels is None else labels.tolist(),
     }

@@ -1,15 +1,30 @@
 """The command `train`: from a recipe to checkpoints."""
 
+import shlex
+import signal
+import sys
 from pathlib import Path
 
 from absl import flags
 
 from cfg_jax.cli import INTERRUPTED, FailedError, flagging
+from cfg_jax.data.pipeline import LostWorkerError
+from cfg_jax.training import processes
+from cfg_jax.training.checkpoints import CheckpointError
+from cfg_jax.training.feed import StalledDataError
 from cfg_jax.training.loop import StoppedError, train
+from cfg_jax.training.replay import replay, table
 from cfg_jax.training.window import NonFiniteLossError
 
 PURPOSE = """Trains a guided diffusion model by a recipe. The same command goes on with a run that
 was stopped. Writes checkpoints, metrics.jsonl and grids of samples into the work directory."""
+
+
+def _directory(name: str) -> Path:
+    """The work directory; a bucket's address would become a local folder of that name."""
+    if "://" in name:
+        raise ValueError(f"--workdir must be a directory, on a mounted file system; got {name}")
+    return Path(name)
 
 
 def run(argv: list[str]) -> None:
@@ -17,11 +32,25 @@ def run(argv: list[str]) -> None:
     defined = flags.FlagValues()
     flagging.define_config(defined, argv)
     flags.DEFINE_string("workdir", None, "where the run is kept", flag_values=defined)
+    flags.DEFINE_integer(
+        "replay-step", None, "look into this step's batch instead of training", flag_values=defined
+    )
+    flagging.define_processes(defined)
     values = flagging.parse(defined, "train", PURPOSE, argv)
     config = flagging.config(values)
+    workdir = _directory(flagging.required(values, "workdir"))
+    flagging.start_processes(values)
     try:
-        train(config, Path(flagging.required(values, "workdir")))
+        if values["replay-step"] is not None:
+            print(table(replay(config, workdir, values["replay-step"])))
+        else:
+            train(config, workdir)
     except StoppedError as stopped:
-        raise FailedError(f"{stopped}; the same command goes on from there", INTERRUPTED) from None
-    except NonFiniteLossError as error:
+        told = f"{stopped}; go on with: python -m cfg_jax train {shlex.join(argv)}"
+        if stopped.signal != signal.SIGTERM:
+            raise FailedError(told, INTERRUPTED) from None
+        if processes.is_first():
+            print(told)
+        sys.exit(0)
+    except (NonFiniteLossError, StalledDataError, LostWorkerError, CheckpointError) as error:
         raise FailedError(str(error)) from None

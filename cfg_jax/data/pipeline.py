@@ -2,17 +2,30 @@
 
 import dataclasses
 import functools
+import logging
+import re
 import sys
+import threading
 from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 
-from cfg_jax.data.sources import ArraySource, Dataset, Source
+from cfg_jax.data.sources import SKIPPING, ArraySource, Dataset, Source, UnreadableError
 
 _AHEAD = 8  # Batches read before they are asked for, so that the device never waits for the host.
 _THREADS = 4
+_IN_A_ROW = 100  # So many bad examples one after another are no exceptions any more.
+
+_LOG = logging.getLogger(__name__)
+_WARNED: set[str] = set()  # Of each bad example once, though it comes every epoch.
+_WARNING = threading.Lock()
 
 Batch = dict[str, np.ndarray]
+
+
+class LostWorkerError(RuntimeError):
+    """A process that reads data ended, though nobody asked it to."""
 
 
 def batches(
@@ -22,6 +35,7 @@ def batches(
     seed: int,
     start: int = 0,
     flip: bool = False,
+    skip_bad: bool = False,
     workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -31,7 +45,9 @@ def batches(
     Examples lie on one line, epoch after epoch, each epoch a new shuffle of the whole dataset;
     global batch k holds places k * batch_size to (k + 1) * batch_size. The example and the flip
     at a place are functions of (seed, place), so the stream is the same with any number of
-    workers or processes, and wherever it starts.
+    workers or processes, and wherever it starts. So it is where examples cannot be read and may
+    be skipped: in the place of such a one comes the next readable one of its epoch, after the
+    last the first.
 
     Args:
       dataset: what to draw from; it may be smaller than a batch.
@@ -39,14 +55,18 @@ def batches(
       seed: 0 or more.
       start: the step of the first batch.
       flip: mirror each example left to right with probability one half.
+      skip_bad: replace an example that cannot be read, and warn of it, rather than raise.
       workers: processes that read; 0 reads in threads of this one. Workers are spawned, so a
         script that uses them needs the usual `if __name__ == "__main__":`.
       process_index: which contiguous part of each global batch is this process's.
       process_count: how many processes share a global batch.
 
     Returns:
-      A generator of {"image": uint8 (b, H, W, C), "label": int32 (b,)} with
-      b = batch_size / process_count; its `close()` ends threads and workers.
+      A generator of {"image": uint8 (b, H, W, C), "label": int32 (b,), "replaced": int32 (b,)}
+      with b = batch_size / process_count; "replaced" is 1 where another example stands in for an
+      unreadable one, else 0. Its `close()` ends threads and workers. It raises `UnreadableError`
+      at the batch of an unreadable example, or, with `skip_bad`, of 100 in a row, and
+      `LostWorkerError` where a worker was killed.
 
     Raises:
       ValueError: if an argument is out of range.
@@ -63,7 +83,13 @@ def batches(
         )
     rows = batch_size // process_count
     reader = _Reader(
-        dataset.source, seed, flip, stride=batch_size, offset=process_index * rows, rows=rows
+        dataset.source,
+        seed,
+        flip,
+        skip_bad,
+        stride=batch_size,
+        offset=process_index * rows,
+        rows=rows,
     )
     return _stream(reader, start, workers)
 
@@ -83,6 +109,7 @@ class _Reader:
     source: Source
     seed: int
     flip: bool
+    skip_bad: bool
     stride: int
     offset: int
     rows: int
@@ -96,10 +123,29 @@ class _Reader:
             here = epochs == epoch
             order, mirror = _epoch(self.seed, int(epoch), len(self.source))
             indices[here], mirrored[here] = order[places[here]], mirror[places[here]]
-        batch = _gather(self.source, indices)
+        if isinstance(self.source, ArraySource):
+            batch = {**self.source[indices], "replaced": np.zeros(self.rows, np.int32)}
+        else:
+            batch = _stack([self._example(*at) for at in zip(epochs, places, strict=True)])
         if self.flip:
             batch["image"][mirrored] = batch["image"][mirrored, :, ::-1]
         return batch
+
+    def _example(self, epoch: np.int64, place: np.int64) -> dict[str, Any]:
+        """Reads the example at a place of an epoch, or the one that stands in for it."""
+        order, _ = _epoch(self.seed, int(epoch), len(self.source))
+        attempts = min(_IN_A_ROW, len(order))
+        for bad in range(attempts):
+            try:
+                example = self.source[int(order[(place + bad) % len(order)])]
+            except UnreadableError as error:
+                if not self.skip_bad:
+                    raise UnreadableError(f"{error}; {SKIPPING}") from error
+                last = str(error)
+                _warn_once(last)
+            else:
+                return {**example, "replaced": np.int32(bad > 0)}
+        raise UnreadableError(f"{attempts} examples in a row cannot be read, the last: {last}")
 
 
 # Grain's own shuffle, random_map and batch take 2 ms for 64 digits in memory; drawing an epoch's
@@ -111,10 +157,15 @@ def _epoch(seed: int, epoch: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.permutation(size), rng.random(size) < 0.5
 
 
-def _gather(source: Source, indices: np.ndarray) -> Batch:
-    if isinstance(source, ArraySource):
-        return source[indices]
-    examples = [source[int(index)] for index in indices]
+def _warn_once(bad: str) -> None:
+    with _WARNING:
+        if bad in _WARNED:
+            return
+        _WARNED.add(bad)
+    _LOG.warning("%s; another one takes its place", bad)
+
+
+def _stack(examples: list[dict[str, Any]]) -> Batch:
     return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
 
 
@@ -128,7 +179,16 @@ def _stream(reader: _Reader, start: int, workers: int) -> Generator[Batch, None,
         stream = stream.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         )
-    yield from stream  # Closing this generator closes Grain's iterator: `yield from` sees to it.
+    try:
+        yield from stream  # Closing this generator closes Grain's iterator too.
+    except RuntimeError as error:
+        code = re.search(r"exit code (-?\d+)", str(error))
+        if code is None:
+            raise
+        raise LostWorkerError(
+            f"a process that reads data (data.workers) ended with exit code {code[1]}; "
+            "-9 may mean that memory ran out"
+        ) from error
 
 
 def _parse_flags() -> None:

@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import importlib.util
 import io
+import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -17,12 +19,24 @@ from jaxtyping import Int32, UInt8
 # many bytes are decoded once, when opened (4 s for CIFAR-10, so a cache file would gain little).
 _IN_MEMORY = 256 * 2**20
 
+_LOG = logging.getLogger(__name__)
+
 _STORED_SPLITS = {"train": ("train",), "test": ("test", "validation")}
+
+SKIPPING = "skip_bad (the flag --skip-bad) goes on without such examples"
+"""What is added where an unreadable example ends a run that could have gone on."""
+
+
+class UnreadableError(ValueError):
+    """An example that cannot be read or decoded; the message names it, and says why."""
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to examples {"image": uint8 (H, W, C), "label": int32 ()}; it pickles."""
+    """Random access to examples {"image": uint8 (H, W, C), "label": int32 ()}; it pickles.
+
+    An example that cannot be read raises `UnreadableError`.
+    """
 
     def __len__(self) -> int: ...
 
@@ -51,21 +65,33 @@ class RecordSource:
       records: TFDS's data source; its images are arrays, or encoded as PNG or JPEG.
       shape: (H, W, C) that every image is brought to.
       labelled: whether the records have class labels; all labels are 0 otherwise.
+      name: the dataset and split, as messages name them.
     """
 
-    records: Sequence[dict[str, Any]]
+    records: Sequence[Any]
     shape: tuple[int, int, int]
     labelled: bool
+    name: str
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self.records[index]
-        label = record["label"] if self.labelled else 0
+        try:
+            record = self.records[index]
+            label = record["label"] if self.labelled else 0
+            image = self._pixels(record["image"])
+            if image.shape != self.shape:
+                raise ValueError(f"it is {image.shape} where {self.shape} is expected")
+        except Exception as error:  # Damaged records make readers and decoders raise anything.
+            raise UnreadableError(
+                f"{self.name}: example {index} cannot be read ({_reason(error)})"
+            ) from error
         if label < 0:  # So TFDS marks a competition's test images.
-            raise ValueError(f"example {index} is unlabelled, as may be the whole split")
-        return {"image": self._pixels(record["image"]), "label": np.int32(label)}
+            raise ValueError(
+                f"{self.name}: example {index} is unlabelled, as may be the whole split"
+            )
+        return {"image": image, "label": np.int32(label)}
 
     def _pixels(self, image: bytes | np.ndarray) -> UInt8[np.ndarray, "height width channels"]:
         if isinstance(image, np.ndarray) and image.shape == self.shape:
@@ -81,14 +107,37 @@ class RecordSource:
         height, width, channels = self.shape
         return to_pixels(decoded, image_size=height if height == width else 0, channels=channels)
 
-    def in_memory(self) -> ArraySource:
-        """Decodes every record."""
+    def in_memory(self, *, skip_bad: bool) -> ArraySource:
+        """Decodes every record; `skip_bad` leaves bad ones out, with a warning."""
         images = np.empty((len(self), *self.shape), np.uint8)
         labels = np.empty(len(self), np.int32)
+        kept, bad = 0, []
         for index in range(len(self)):
-            example = self[index]
-            images[index], labels[index] = example["image"], example["label"]
-        return ArraySource(images, labels)
+            try:
+                example = self[index]
+            except UnreadableError as error:
+                if not skip_bad:
+                    raise UnreadableError(f"{error}; {SKIPPING}") from error
+                bad.append(error)
+                continue
+            images[kept], labels[kept] = example["image"], example["label"]
+            kept += 1
+        if bad:
+            _warn_of_left_out(bad, len(self))
+        return ArraySource(images[:kept], labels[:kept])
+
+
+def _reason(error: Exception) -> str:
+    """An error as one line, without the addresses of objects."""
+    text = re.sub(r"<\S+ object at \w+>", "", str(error))
+    return " ".join(f"{type(error).__name__}: {text}".split())
+
+
+def _warn_of_left_out(bad: Sequence[UnreadableError], count: int) -> None:
+    """Warns of the examples left out, of so many; that nothing be left is refused."""
+    if len(bad) == count:
+        raise ValueError(f"none of {count} examples can be read, such as {bad[0]}")
+    _LOG.warning("left out %d of %d examples as unreadable, such as %s", len(bad), count, bad[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +173,9 @@ def open_dataset(config: Any, *, split: str) -> Dataset:
       config: has the attributes
         `name`: "digits" (scikit-learn's, 8×8 grey), "folder", or "tfds:NAME" with a name of
         TFDS's catalogue, such as "tfds:cifar10" or "tfds:imagenet_resized/64x64";
-        `path`, `test_path`, `held_out`, `skip_bad`: for "folder", see
-        `cfg_jax.data.folder.class_folders`;
+        `path`, `test_path`, `held_out`: for "folder", see `cfg_jax.data.folder.class_folders`;
+        `skip_bad`: leave out, with a warning, what cannot be read while a folder is prepared or
+        a dataset is decoded into memory; a dataset that stays on disk is `batches`' concern;
         `image_size`: side that images are resized and cropped to; 0 leaves their size;
         `channels`: for "folder", 1 (grey) or 3 (RGB); other datasets keep their own;
         `dir`: where prepared datasets are kept, "" for TFDS's default (`TFDS_DATA_DIR`).
@@ -136,8 +186,8 @@ def open_dataset(config: Any, *, split: str) -> Dataset:
       The split.
 
     Raises:
-      ValueError: if a setting is wrong, an image cannot be read, or the preparation needs a
-        package that is not installed.
+      ValueError: if a setting is wrong, an image cannot be read (and `skip_bad` is not set), or
+        the preparation needs a package that is not installed.
     """
     if split not in _STORED_SPLITS:
         raise ValueError(f"split should be train or test, got {split!r}")
@@ -154,6 +204,27 @@ def open_dataset(config: Any, *, split: str) -> Dataset:
     except ImportError as error:
         raise _needs(config.name, error.name) from error
     return _read(config, builder.data_dir, split)
+
+
+def peek(config: Any) -> tuple[tuple[int, int, int], int]:
+    """The shape of a dataset's images and its number of classes, for planning.
+
+    A dataset of the catalogue is neither downloaded nor prepared; any other is opened.
+
+    Args:
+      config: As in `open_dataset`.
+
+    Returns:
+      (H, W, C) and the number of classes, 0 without labels.
+
+    Raises:
+      ValueError: As `open_dataset`.
+    """
+    if not config.name.startswith("tfds:"):
+        data = open_dataset(config, split="train")
+        return data.shape, data.num_classes
+    features = dict(_builder(config).info.features)
+    return _shape(config, features), len(_class_names(features))
 
 
 def _digits(config: Any) -> Any:
@@ -181,18 +252,22 @@ def _folder(config: Any) -> Any:
 
 
 def _catalogue(config: Any) -> Any:
+    builder = _builder(config)
+    if not builder.data_path.exists() and importlib.util.find_spec("tensorflow") is None:
+        raise _needs(config.name, "TensorFlow")  # Said before, not after, gigabytes of download.
+    return builder
+
+
+def _builder(config: Any) -> Any:
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder(config.name.removeprefix("tfds:"), data_dir=_data_dir(config))
+        return tfds.builder(config.name.removeprefix("tfds:"), data_dir=_data_dir(config))
     except (ValueError, AssertionError, OSError, ImportError) as error:
         raise ValueError(
             f"{config.name} names no dataset that TFDS can open: see "
             "https://www.tensorflow.org/datasets/catalog for NAME or NAME/CONFIG"
         ) from error
-    if not builder.data_path.exists() and importlib.util.find_spec("tensorflow") is None:
-        raise _needs(config.name, "TensorFlow")  # Said before, not after, gigabytes of download.
-    return builder
 
 
 def _needs(name: str, package: str | None) -> ValueError:
@@ -235,16 +310,26 @@ def _read(config: Any, directory: str, split: str) -> Dataset:
             f"{config.name} in {directory} lies in a format without random access: "
             "set another dir to prepare it as array_record"
         ) from error
-    label = features.get("label")
-    class_names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
-    source = RecordSource(records, shape, labelled=bool(class_names))
+    class_names = _class_names(features)
+    source = RecordSource(
+        records, shape, labelled=bool(class_names), name=f"{config.name} {names[0]}"
+    )
+    small = len(source) * math.prod(shape) <= _IN_MEMORY
     return Dataset(
-        source=source.in_memory() if len(source) * math.prod(shape) <= _IN_MEMORY else source,
+        source=source.in_memory(skip_bad=config.skip_bad) if small else source,
         shape=shape,
         class_names=class_names,
         name=config.name,
         split=split,
     )
+
+
+def _class_names(features: dict[str, Any]) -> tuple[str, ...]:
+    """The name of each label; none where the records have no class labels."""
+    import tensorflow_datasets as tfds
+
+    label = features.get("label")
+    return tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
 
 
 def _shape(config: Any, features: dict[str, Any]) -> tuple[int, int, int]:

@@ -6,6 +6,8 @@ channels a head, zero-initialised outputs ("Diffusion Models Beat GANs on Image 
 3).
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
@@ -57,6 +59,18 @@ class ResidualBlock(nn.Module):
         return x + h
 
 
+def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name in ("conv_general_dilated", "dot_general")
+
+
+REMAT = {
+    "none": ResidualBlock,
+    "products": nn.remat(ResidualBlock, policy=_is_product),
+    "blocks": nn.remat(ResidualBlock),
+}
+"""Residual blocks by what their backward pass recomputes."""
+
+
 class UNet(nn.Module):
     """ε_θ(z_λ, λ, c) over images of any height and width that its levels can halve.
 
@@ -72,7 +86,8 @@ class UNet(nn.Module):
         network.
       dropout: The rate inside residual blocks.
       dtype: Of the activations; parameters and the result are float32.
-      remat: Recompute the blocks' activations in the backward pass instead of keeping them.
+      remat: What the backward pass recomputes instead of keeping: "none"; all of a residual block
+        but its convolutions and matrix products, "products"; all of it, "blocks".
 
     >>> import jax, jax.numpy as jnp
     >>> from cfg_jax.models import UNet
@@ -92,7 +107,7 @@ class UNet(nn.Module):
     num_classes: int = 0
     dropout: float = 0.0
     dtype: Dtype = jnp.float32
-    remat: bool = False
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -120,7 +135,7 @@ class UNet(nn.Module):
         """
         self._check(z.shape, cond)
         embedding = self._embed(jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1]), cond)
-        kind = nn.remat(ResidualBlock) if self.remat else ResidualBlock
+        kind = REMAT[self.remat]
 
         # Everything has a name of its own: parameters are the same with and without remat.
         def block(name, h, features=None, resample=None):

@@ -1,18 +1,23 @@
 """What a recipe may say, with its defaults, and the objects it stands for."""
 
 import dataclasses
+import re
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from cfg_jax.diffusion import checks, schedules
 from cfg_jax.diffusion.schedules import Schedule
 from cfg_jax.models import UNet
+from cfg_jax.models.unet import REMAT
 from cfg_jax.sampling import grids, solvers
 from cfg_jax.sampling.grids import Grid
 from cfg_jax.sampling.solvers import Solver
+from cfg_jax.training import guided
+from cfg_jax.training.averages import Average, Constant, Power, exponent
 
 SCHEDULES = {"cosine": schedules.Cosine, "uniform": schedules.Uniform}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -23,11 +28,19 @@ MAY_CHANGE = {
     "data.dir",
     "data.workers",
     "data.skip_bad",
+    "mesh.fsdp",
+    "mesh.min_size",
+    "mesh.rules",
     "model.remat",
+    "train.accumulate",
     "train.checkpoint_every",
+    "train.data_timeout",
     "train.keep",
+    "train.keep_every",
     "train.log_every",
+    "train.max_skipped",
     "train.sample_every",
+    "train.spike",
     "train.tensorboard",
 }
 """Fields that a run may change when it goes on: they do not change what is trained."""
@@ -50,7 +63,7 @@ def default() -> ConfigDict:
         0  # folder: resize and crop to this square; 0 keeps the images' own size
     )
     config.data.channels = 3  # folder: 1 or 3
-    config.data.skip_bad = False  # folder: leave unreadable files out instead of stopping
+    config.data.skip_bad = False  # go on without images that cannot be read, instead of stopping
     config.data.dir = ""  # where prepared data lies; "" is TFDS's own place
     config.data.flip = False  # mirror half of the images, at random
     config.data.workers = 0  # processes that read; 0 reads in threads of this one
@@ -71,7 +84,7 @@ def default() -> ConfigDict:
     config.model.head_channels = 64
     config.model.dropout = 0.0
     config.model.dtype = "float32"  # float32 | bfloat16: of the activations
-    config.model.remat = False
+    config.model.remat = "none"  # none | products | blocks: what the backward pass recomputes
 
     config.optim = ConfigDict()
     config.optim.learning_rate = 1e-4
@@ -85,12 +98,23 @@ def default() -> ConfigDict:
     config.train.seed = 0
     config.train.steps = 100_000
     config.train.batch_size = 128  # over all devices
-    config.train.ema = 0.9999  # decay; ramped up over the first steps
+    config.train.accumulate = 1  # parts that a batch's gradient is computed in, one after another
+    config.train.ema = (0.9999,)  # decays of moving averages; sampling takes the first
+    config.train.ema_widths = ()  # σ_rel of power-function averages, see `training.averages`
+    config.train.max_skipped = 0  # steps that may be skipped, their gradient not being finite
+    config.train.spike = 10.0  # standard deviations above its mean that a loss is reported at; or 0
+    config.train.data_timeout = 600.0  # seconds without a batch that stop the run
     config.train.checkpoint_every = 5_000
-    config.train.keep = 3  # checkpoints
+    config.train.keep = 3  # newest checkpoints that stay
+    config.train.keep_every = 0  # steps whose multiples' checkpoints stay for good; 0 for none
     config.train.log_every = 100
     config.train.sample_every = 5_000  # a grid of images; 0 for none
     config.train.tensorboard = False  # also write TensorBoard events (needs tensorboardX)
+
+    config.mesh = ConfigDict()
+    config.mesh.fsdp = 1  # devices that share one copy of parameters and optimiser state
+    config.mesh.rules = ((".*", "largest"),)  # (path, dimension to split), see `training.mesh`
+    config.mesh.min_size = 65_536  # arrays of fewer entries stay whole
 
     config.sample = ConfigDict()
     config.sample.w = 0.3
@@ -100,6 +124,22 @@ def default() -> ConfigDict:
     config.sample.v = 0.3  # of ancestral
     config.sample.eta = 0.0  # of ddim and dpmpp
     config.sample.order = 2  # of dpmpp and unipc
+    config.sample.clip = "static"  # static | dynamic | none: how x̂ is kept within [-1, 1]
+    config.sample.percentile = 0.995  # of dynamic: of |x̂|, beyond which an example is shrunk
+
+    # A knob that is None has the method's own default; see `training.guided`.
+    config.guidance = ConfigDict()
+    config.guidance.name = "classifier_free"  # see `training.guided.METHODS`
+    config.guidance.low = placeholder(float)  # no guidance below this λ …
+    config.guidance.high = placeholder(float)  # … or from this one on
+    config.guidance.cond = placeholder(int)  # of negative: the label to move away from
+    config.guidance.conds = placeholder(tuple)  # of composed: further labels
+    config.guidance.ws = placeholder(tuple)  # of composed: their weights, each times w
+    config.guidance.eta = placeholder(float)  # of projected: the share of the parallel part
+    config.guidance.norm_threshold = placeholder(float)  # of projected: the longest step
+    config.guidance.phi = placeholder(float)  # of rescaled: 0 is plain guidance
+    config.guidance.space = placeholder(str)  # of rescaled, zero_star: eps | x | v | velocity | …
+    config.guidance.weak = placeholder(str)  # of autoguidance: WORKDIR, WORKDIR:STEP or :STEP
     return config.lock()
 
 
@@ -117,10 +157,11 @@ def check(config: ConfigDict) -> None:
     """Raises ValueError, naming the field, where a value is outside what is allowed."""
     _one_of("schedule.name", config.schedule.name, SCHEDULES)
     _one_of("model.dtype", config.model.dtype, DTYPES)
+    _one_of("model.remat", config.model.remat, REMAT)
     _one_of("optim.decay", config.optim.decay, DECAYS)
     _one_of("sample.solver", config.sample.solver, SOLVERS)
     _one_of("sample.grid", config.sample.grid, grids.GRIDS)
-    for name in ("steps", "batch_size", "checkpoint_every", "keep", "log_every"):
+    for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "keep", "log_every"):
         _at_least(f"train.{name}", config.train[name], 1)
     _at_least("sample.steps", config.sample.steps, 1)
     for name in ("channels", "blocks", "head_channels"):
@@ -130,19 +171,51 @@ def check(config: ConfigDict) -> None:
         "train.sample_every": config.train.sample_every,
         "data.workers": config.data.workers,
         "optim.learning_rate": config.optim.learning_rate,
+        "train.max_skipped": config.train.max_skipped,
+        "train.spike": config.train.spike,
+        "train.keep_every": config.train.keep_every,
+        "mesh.min_size": config.mesh.min_size,
     }.items():
         _at_least(name, value, 0)
     for name, value in {
         "p_uncond": config.p_uncond,
         "model.dropout": config.model.dropout,
-        "train.ema": config.train.ema,
         "sample.v": config.sample.v,
         "sample.eta": config.sample.eta,
     }.items():
         checks.within(f"config.{name}", value, 0.0, 1.0)
+    if not config.train.data_timeout > 0:
+        raise ValueError(
+            f"config.train.data_timeout must be above 0 seconds; got {config.train.data_timeout}"
+        )
     checks.finite("config.sample.w", config.sample.w)
+    guided.check(config)
+    averages(config)
+    _check_rules(config.mesh.rules)
     schedule(config)
     solver(config)
+    readers = guided.SOLVERS_OF_EPS
+    if config.guidance.name == "plus_plus" and config.sample.solver not in readers:
+        raise ValueError(
+            f"plus_plus guidance needs a sample.solver that reads ε̂, one of {', '.join(readers)}; "
+            f"got {config.sample.solver!r}"
+        )
+
+
+def _check_rules(rules: Any) -> None:
+    for rule in rules:
+        try:
+            pattern, chosen = rule
+            re.compile(pattern)
+        except (TypeError, ValueError, re.error):
+            raise ValueError(
+                f"config.mesh.rules must be (regular expression, dimension) pairs; got {rule!r}"
+            ) from None
+        if chosen not in ("largest", "whole") and not isinstance(chosen, int):
+            raise ValueError(
+                "a dimension of config.mesh.rules must be a number, largest or whole; "
+                f"got {chosen!r}"
+            )
 
 
 def schedule(config: ConfigDict) -> Schedule:
@@ -161,9 +234,15 @@ def solver(config: ConfigDict) -> Solver | None:
     _one_of("sample.solver", name, SOLVERS)
     if name == "default":
         return None
-    kind = solvers.SOLVERS[name]
-    knobs = {field.name for field in dataclasses.fields(kind)} & {"v", "eta", "order"}
-    return kind(**{knob: config.sample[knob] for knob in knobs})
+    return solvers.SOLVERS[name](**{knob: config.sample[knob] for knob in knobs(config)})
+
+
+def knobs(config: ConfigDict) -> set[str]:
+    """Which of v, eta and order the config's solver has."""
+    if config.sample.solver == "default":
+        return set()
+    fields = dataclasses.fields(solvers.SOLVERS[config.sample.solver])
+    return {field.name for field in fields} & {"v", "eta", "order"}
 
 
 def grid(config: ConfigDict) -> Grid | None:
@@ -206,6 +285,23 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     )
 
 
+def averages(config: ConfigDict) -> tuple[Average, ...]:
+    """The moving averages that a config names: those of constant decay, then power functions.
+
+    Raises:
+      ValueError: There is none, or a decay or width is out of range.
+    """
+    train = config.train
+    for decay in train.ema:
+        checks.within("config.train.ema", decay, 0.0, 1.0)
+    for width in train.ema_widths:
+        exponent(width)
+    found: tuple[Average, ...] = (*map(Constant, train.ema), *map(Power, train.ema_widths))
+    if not found:
+        raise ValueError("config.train.ema must name one decay at least, such as (0.9999,)")
+    return found
+
+
 def flatten(config: ConfigDict) -> dict[str, Any]:
     """A config as one level of plain values: {"train.steps": 1000, …}."""
     flat: dict[str, Any] = {}
@@ -213,17 +309,22 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
         if isinstance(value, ConfigDict):
             flat.update({f"{name}.{inner}": v for inner, v in flatten(value).items()})
         else:
-            flat[name] = list(value) if isinstance(value, tuple) else value
+            flat[name] = _nested(list, value)
     return flat
+
+
+def _nested(kind: type, value: Any) -> Any:
+    """Lists and tuples within each other, all as one of the two: JSON has lists alone."""
+    if isinstance(value, (list, tuple)):
+        return kind(_nested(kind, entry) for entry in value)
+    return value
 
 
 def unflatten(flat: dict[str, Any]) -> ConfigDict:
     """The config that `flatten` made a dictionary of; a field it lacks keeps its default."""
     config = default()
     for name, value in flat.items():
-        config.update_from_flattened_dict(
-            {name: tuple(value) if isinstance(value, list) else value}
-        )
+        config.update_from_flattened_dict({name: _nested(tuple, value)})
     return config
 
 
@@ -234,7 +335,7 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     """
     before, after = flatten(old), flatten(new)
     free = MAY_CHANGE | ({"train.steps"} if new.optim.decay == "constant" else set())
-    free |= {name for name in before if name.startswith("sample.")}
+    free |= {name for name in after if name.startswith(("sample.", "guidance."))}
     return [
         f"{name}: {before.get(name)} -> {after.get(name)}"
         for name in sorted(before.keys() | after.keys())

@@ -8,12 +8,13 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cfg_jax import guidance
 from cfg_jax.data.images import save_grid, to_uint8
-from cfg_jax.diffusion.denoiser import Denoiser, clipped
+from cfg_jax.diffusion.denoiser import Denoiser
 from cfg_jax.models import UNet
 from cfg_jax.sampling import sharded_sample
 from cfg_jax.training import config as recipe
+from cfg_jax.training import processes
+from cfg_jax.training.guided import guided
 
 CLASSES, PER_CLASS = 10, 8
 """At most so many classes, evenly chosen, a row each; without labels, as many images."""
@@ -35,17 +36,20 @@ class GridWriter:
     ):
         self._config, self._network, self._shape, self._mesh = config, network, shape, mesh
         self._folder = workdir / "samples"
+        self._guided(lambda z, logsnr, cond: z)  # a mistake shows before training, not after
+
+    def _guided(self, denoiser: Denoiser) -> Denoiser:
+        config, null = self._config, self._network.num_classes or None
+        return guided(config, denoiser, w=config.sample.w, null=null)
 
     def write(self, step: int, params) -> Path:
         """Samples with these parameters and writes the picture of the given step."""
         config, classes = self._config, self._network.num_classes
-        denoiser: Denoiser = jax.tree_util.Partial(self._network.apply, params)
+        denoiser = self._guided(jax.tree_util.Partial(self._network.apply, params))
         chosen = np.linspace(0, classes - 1, min(CLASSES, classes)).round().astype(np.int32)
         labels = jnp.asarray(np.repeat(chosen, PER_CLASS)) if classes else None
-        if classes:
-            denoiser = guidance.classifier_free(denoiser, w=config.sample.w, null=classes)
         x = sharded_sample(
-            clipped(denoiser),
+            denoiser,
             jax.random.key(config.train.seed),
             labels,
             mesh=self._mesh,
@@ -56,7 +60,9 @@ class GridWriter:
             steps=config.sample.steps,
             batch=None if classes else CLASSES * PER_CLASS,
         )
-        self._folder.mkdir(exist_ok=True)
         path = self._folder / f"{step}.png"
-        save_grid(path, to_uint8(x), PER_CLASS)
+        images = to_uint8(processes.fetch(x))
+        if processes.is_first():
+            self._folder.mkdir(exist_ok=True)
+            save_grid(path, images, PER_CLASS)
         return path

@@ -4,31 +4,42 @@ import contextlib
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from cfg_jax.data import batches, open_dataset
+from cfg_jax.data import Dataset, batches, open_dataset
 from cfg_jax.training import config as recipe
 from cfg_jax.training import mesh as meshes
-from cfg_jax.training import state as states
+from cfg_jax.training import processes
 from cfg_jax.training.checkpoints import Checkpoints
+from cfg_jax.training.feed import Feed
 from cfg_jax.training.grids import GridWriter
-from cfg_jax.training.metrics import MetricsWriter
-from cfg_jax.training.step import make_step
-from cfg_jax.training.window import NonFiniteLossError, Window
+from cfg_jax.training.journal import Journal, note
+from cfg_jax.training.ledger import Ledger
+from cfg_jax.training.program import build
+from cfg_jax.training.window import NonFiniteLossError
 from cfg_jax.training.workdir import Description, claim
 
 
 class StoppedError(RuntimeError):
-    """Training was asked to stop, and did so after saving a checkpoint."""
+    """Training was asked to stop, and did so after saving a checkpoint.
+
+    Attributes:
+      signal: What asked it to.
+    """
+
+    def __init__(self, message: str, received: signal.Signals):
+        super().__init__(message)
+        self.signal = received
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
-    """Trains in a work directory, or goes on from the newest checkpoint there.
+    """Trains in a work directory, or goes on from the newest good checkpoint there.
 
-    Writes `config.json`, `checkpoints/STEP`, `metrics.jsonl` and `samples/STEP.png`.
+    Writes `config.json`, `checkpoints/STEP`, `metrics.jsonl` and `samples/STEP.png`. With several
+    processes, each calls this with the same arguments, the directory being one they share.
 
     Args:
       config: A recipe, see `config.default`.
@@ -36,96 +47,112 @@ def train(config: ConfigDict, workdir: Path) -> None:
 
     Raises:
       ValueError: The config, the data or the work directory do not fit, in one sentence.
-      NonFiniteLossError: The loss or gradient was not finite; the last good checkpoint is named.
+      NonFiniteLossError: Loss or gradient was not finite more often than the recipe allows; the
+        last good checkpoint is named.
+      StalledDataError: No batch came for too long.
       StoppedError: SIGINT or SIGTERM came; a checkpoint was saved.
     """
+    ledger = Ledger()
     recipe.check(config)
-    mesh = meshes.data_mesh()
-    meshes.check_batch_size(config.train.batch_size, mesh)
+    mesh = meshes.device_mesh(config.mesh.fsdp)
     data = open_dataset(config.data, split="train")
-    network = recipe.network(config, data.num_classes)
-    optimizer = recipe.optimizer(config)
-    step = make_step(
-        network,
-        optimizer,
-        schedule=recipe.schedule(config),
-        p_uncond=config.p_uncond,
-        ema=config.train.ema,
-        seed=config.train.seed,
-    )
-    state = jax.jit(
-        lambda: states.init(network, optimizer, data.shape, config.train.seed),
-        out_shardings=meshes.replicated(mesh),
-    )()
-    claim(workdir, Description(config, data.shape, data.class_names))
-    grids = GridWriter(config, workdir, network, data.shape, mesh)
+    program = build(config, data.shape, data.num_classes, mesh)
+    description = Description(config, data.shape, data.class_names)
+    processes.agree("recipes or data", _identity(description, data))
+    processes.by_first(lambda: claim(workdir, description))
     every, last = config.train, config.train.steps
 
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(workdir, keep=every.keep))
-        start = checkpoints.latest() or 0
+        checkpoints = Checkpoints(workdir, keep=every.keep, keep_every=every.keep_every)
+        stack.enter_context(checkpoints)
+        start, state = checkpoints.restore_newest(program.state, report=note) or (0, None)
         if start >= last:
-            tqdm.write(f"{workdir} is trained already, to step {start}")
+            note(f"{workdir} is trained already, to step {start}")
             return
-        if start:
-            state = checkpoints.restore(start, state)
-        stream = batches(
-            data,
-            batch_size=every.batch_size,
-            seed=every.seed,
-            start=start,
-            flip=config.data.flip,
-            workers=config.data.workers,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        stack.callback(stream.close)
-        writer = MetricsWriter(workdir, step=start, tensorboard=every.tensorboard)
-        window = Window(stack.enter_context(writer), step=start, batch_size=every.batch_size)
-        progress = tqdm(total=last, initial=start, desc=f"train {workdir}", unit="step")
-        stack.enter_context(progress)
+        state = program.start() if state is None else state
+        feed = Feed(stream(config, data, start), timeout=every.data_timeout, report=note)
+        stack.callback(feed.close)
+        journal = stack.enter_context(Journal(config, workdir, ledger, step=start))
+        grids = GridWriter(config, workdir, program.network, data.shape, mesh)
         stopped = stack.enter_context(signals())
+        stack.enter_context(processes.together(lambda: f"they go on from {_good(checkpoints)}"))
+        ledger.book("start")
 
         for done in range(start + 1, last + 1):
-            batch = meshes.global_batch(next(stream), mesh)
-            state, metrics = step(state, batch)
-            window.add(metrics)
-            stopping = bool(stopped)  # looked at once: a signal may come at any line
+            with ledger.on("data"):
+                batch = meshes.global_batch(next(feed), mesh)
+            with ledger.on("compile" if done == start + 1 else "step"):
+                state, metrics = program.step(state, batch)
+            journal.add(metrics)
+            # Looked at once a step: a signal may come at any line.
+            stopping = stopped[0] if stopped else processes.preempted(done) and signal.SIGTERM
             saving = done % every.checkpoint_every == 0 or done == last or stopping
             if saving or done % every.log_every == 0:
-                progress.set_postfix(loss=f"{_close(window, checkpoints):.4f}", refresh=False)
-            progress.update()
+                _write_row(journal, checkpoints)
             if saving:
-                checkpoints.save(state, batch_size=every.batch_size)
+                with ledger.on("checkpoint"):
+                    checkpoints.save(state, batch_size=every.batch_size)
             if stopping:
                 checkpoints.wait()
                 raise StoppedError(
-                    f"stopped by {stopped[0].name}; step {done} is saved: {checkpoints.path(done)}"
+                    f"stopped by {stopping.name}; step {done} is saved: {checkpoints.path(done)}",
+                    stopping,
                 )
             if every.sample_every and (done % every.sample_every == 0 or done == last):
-                grids.write(done, state.ema)
-                window.restart_clock()
+                with ledger.on("sample"):
+                    grids.write(done, state.ema[0])
+                journal.restart_clock()
         checkpoints.wait()
 
 
-def _close(window: Window, checkpoints: Checkpoints) -> float:
+def stream(config: ConfigDict, data: Dataset, start: int) -> Any:
+    """This process' part of the batches from the given step on."""
+    return batches(
+        data,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        start=start,
+        flip=config.data.flip,
+        skip_bad=config.data.skip_bad,
+        workers=config.data.workers,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def _identity(description: Description, data: Dataset) -> list[Any]:
+    """What all processes must have in common."""
+    flat = recipe.flatten(description.config)
+    own = {"data.dir", "data.workers"}
+    return [{k: v for k, v in flat.items() if k not in own}, *description[1:], len(data.source)]
+
+
+def _write_row(journal: Journal, checkpoints: Checkpoints) -> None:
     """Closes a window of metrics; where a loss was not finite, says which checkpoint is good."""
     try:
-        return window.close()
+        journal.write_row()
     except NonFiniteLossError as error:
         checkpoints.wait()
-        good = checkpoints.latest()
-        kept = (
-            f"the last good checkpoint is {checkpoints.path(good)}" if good else "none is saved yet"
-        )
-        raise NonFiniteLossError(f"{error}; {kept}") from None
+        raise NonFiniteLossError(
+            f"{error}; the last good checkpoint is {_good(checkpoints)}"
+        ) from None
+
+
+def _good(checkpoints: Checkpoints) -> str:
+    latest = checkpoints.latest()
+    return "none, the beginning" if latest is None else str(checkpoints.path(latest))
 
 
 @contextlib.contextmanager
 def signals() -> Iterator[list[signal.Signals]]:
-    """Collects SIGINT and SIGTERM instead of dying of them; a second one acts as it always did."""
+    """Collects SIGINT and SIGTERM instead of dying of them; a second one acts as it always did.
+
+    Of several processes none may stop alone: there SIGTERM is left to JAX, which has all of them
+    agree on a step (`processes.preempted`), and SIGINT ends the process.
+    """
     received: list[signal.Signals] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    caught = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else ()
+    before = {number: signal.getsignal(number) for number in caught}
 
     def restore():
         for number, handler in before.items():

@@ -1,6 +1,7 @@
 """Metrics of a run as JSON lines, one object a line, and to TensorBoard on request."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,19 @@ class MetricsWriter:
         after its last checkpoint, are dropped, since those steps will be made again.
       tensorboard: Also write events to WORKDIR/tensorboard.
 
+    Attributes:
+      kept: The rows that stayed.
+      dropped: Those that did not.
+
     Raises:
       ValueError: TensorBoard events were asked for and tensorboardX is not installed.
     """
 
     def __init__(self, workdir: Path, *, step: int, tensorboard: bool = False):
         path = workdir / "metrics.jsonl"
-        kept = [row for row in read(path) if row["step"] <= step]
+        rows = read(path)
+        self.kept = kept = [row for row in rows if row["step"] <= step]
+        self.dropped = [row for row in rows if row["step"] > step]
         with atomic(path) as file:
             file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
         self._file = path.open("a")
@@ -37,15 +44,12 @@ class MetricsWriter:
             self._events.close()
 
     def write(self, step: int, **values: Any) -> None:
-        """Writes one row; lists become one TensorBoard series an entry."""
+        """Writes one row; lists and dictionaries become one TensorBoard series a number."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         if self._events:
-            for name, value in values.items():
-                for i, entry in enumerate(value if isinstance(value, list) else [value]):
-                    if entry is not None:
-                        series = f"{name}/{i}" if isinstance(value, list) else name
-                        self._events.add_scalar(series, entry, step)
+            for series, number in _series(values):
+                self._events.add_scalar(series, number, step)
             self._events.flush()
 
 
@@ -58,6 +62,17 @@ def read(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return rows
+
+
+def _series(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Every number within, with its place as its name: "loss", "loss_by_logsnr/3"."""
+    for name, value in values.items():
+        if isinstance(value, list):
+            value = dict(enumerate(value))
+        if isinstance(value, dict):
+            yield from _series(value, f"{prefix}{name}/")
+        elif value is not None:
+            yield f"{prefix}{name}", value
 
 
 def _events(workdir: Path, step: int):

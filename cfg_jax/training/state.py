@@ -14,23 +14,39 @@ class State(NamedTuple):
     """All that a checkpoint holds; a pytree.
 
     Attributes:
-      step: The number of updates made.
+      step: The number of steps made.
+      skipped: How many of them changed nothing, their gradient not being finite.
       params: The network's variables.
-      ema: Their exponential moving average, what sampling uses.
+      ema: Their moving averages, what sampling uses: one a profile of `averages`.
       opt_state: The optimiser's.
     """
 
     step: Int[Array, ""]
+    skipped: Int[Array, ""]
     params: Any
-    ema: Any
+    ema: tuple[Any, ...]
     opt_state: Any
 
 
 def init(
-    network: UNet, optimizer: optax.GradientTransformation, shape: tuple[int, ...], seed: int
+    network: UNet,
+    optimizer: optax.GradientTransformation,
+    shape: tuple[int, ...],
+    seed: int,
+    averages: int = 1,
 ) -> State:
-    """The state before the first step, for images of the given shape."""
+    """The state before the first step, for images of the given shape.
+
+    Args:
+      network: The U-Net.
+      optimizer: Its optimiser.
+      shape: One image's (height, width, channels).
+      seed: Of the initial parameters.
+      averages: How many moving averages there are.
+    """
     label = jnp.zeros((1,), jnp.int32) if network.num_classes else None
     params = network.init(jax.random.key(seed), jnp.zeros((1, *shape)), jnp.zeros((1,)), label)
-    ema = jax.tree.map(jnp.copy, params)  # donated with the rest: may not share its buffers
-    return State(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))
+    # Donated with the rest: the averages may not share the parameters' buffers.
+    ema = tuple(jax.tree.map(jnp.copy, params) for _ in range(averages))
+    zero = jnp.zeros((), jnp.int32)
+    return State(zero, jnp.copy(zero), params, ema, optimizer.init(params))

@@ -1,79 +1,255 @@
-"""Images a second of a recipe's network, forward and in training, on whatever device is here.
+"""How fast training is: the network against others of its shape, and the loop around it.
 
-    python experiments/benchmarks/unet_speed.py [--config configs/folder.py] [--size 32]
+    python experiments/benchmarks/training_speed.py [--config configs/folder.py] [--batch 32]
+        [--guided-diffusion DIR] [--compiled] [--loop-config configs/digits.py] [--out FILE.json]
 
-The training step is the true one: drawing λ and ε, the gradient, Adam, the moving average. Beside
-the rates stands the device's own rate of matrix products in the same dtype, measured in the same
-run, and what fraction of it the network reaches (FLOPs as XLA counts them).
+Three parts, each a row of the report:
+
+- **network**: images a second of the forward pass and of the whole training step (the true one:
+  drawing λ and ε, the gradient, Adam, the moving average), beside the same network with Flax's own
+  group normalisation, and OpenAI's guided-diffusion U-Net in torch where DIR is a checkout of it
+  (https://github.com/openai/guided-diffusion; needs the `benchmark` extra), eager and, with
+  --compiled, under torch.compile. They take turns, so that a machine whose speed drifts favours
+  none; ratios are medians over the turns. Beside them the device's own rate of matrix products in
+  the same dtype, and what fraction of it the network reaches.
+- **loop**: a real run of --loop-config in a temporary directory: the shares of its time that waited
+  for data and for checkpoints.
+- **compile**: how long the first step of a new process takes, without and with a compilation cache.
+
+Expected on two CPU cores, before measuring: forward level with torch eager, training at 0.6 of it
+(XLA's gradients of convolutions reach 80 to 90 GFLOP/s there, torch's 150); data below 2 %,
+checkpoints below 1 %; the cache saves four fifths of compiling.
 """
 
 import argparse
 import json
+import os
+import platform
 import runpy
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from cfg_jax.training import config as recipe
-from cfg_jax.training import state as states
-from cfg_jax.training.step import make_step
+from cfg_jax.training import mesh as meshes
+from cfg_jax.training import metrics
+from cfg_jax.training.program import build
+
+Turn = Callable[[], object]
 
 
-def median_seconds(run, repeats: int) -> float:
-    """The median time of a call, after one that compiles."""
-    jax.block_until_ready(run())
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+class PlainGroupNorm(nn.Module):
+    """Group normalisation as Flax has it, the scale and shift applied after."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, scale=None, shift=None):
+        """Normalises x."""
+        h = nn.GroupNorm(int(np.gcd(32, x.shape[-1])), dtype=self.dtype)(x)
+        if scale is None:
+            return h
+        return (h * (1 + scale[:, None, None]) + shift[:, None, None]).astype(self.dtype)
+
+
+def ours(config, shape, classes: int, batch: int) -> dict[str, Turn]:
+    """The forward pass and the training step of a config's network."""
+    program = build(config, shape, classes, meshes.device_mesh())
+    rng = np.random.default_rng(0)
+    images = {
+        "image": rng.integers(0, 256, (batch, *shape), dtype=np.uint8),
+        "label": rng.integers(0, classes, batch).astype(np.int32),
+        "replaced": np.zeros(batch, np.int32),
+    }
+    images = meshes.global_batch(images, program.mesh)
+    carried = [program.start()]
+    params = jax.tree.map(jnp.copy, carried[0].params)
+    z = jax.random.normal(jax.random.key(1), (batch, *shape))
+    apply = jax.jit(program.network.apply)
+
+    def train():
+        carried[0], measured = program.step(carried[0], images)
+        return jax.block_until_ready(measured.loss)
+
+    return {
+        "forward": lambda: jax.block_until_ready(
+            apply(params, z, jnp.zeros(batch), images["label"])
+        ),
+        "training": train,
+    }
+
+
+def theirs(
+    folder: Path, config, shape, classes: int, batch: int, compiled: bool
+) -> dict[str, Turn]:
+    """The same of guided-diffusion's U-Net, in torch on the CPU or GPU that JAX has."""
+    import torch
+
+    sys.path.insert(0, str(folder))
+    from guided_diffusion.unet import UNetModel
+
+    device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+    dtype = torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
+    model = config.model
+    network = UNetModel(
+        image_size=shape[0],
+        in_channels=shape[2],
+        model_channels=model.channels,
+        out_channels=shape[2],
+        num_res_blocks=model.blocks,
+        attention_resolutions=tuple(shape[0] // size for size in model.attention_resolutions),
+        channel_mult=tuple(model.channel_mult),
+        num_classes=classes,
+        num_head_channels=model.head_channels,
+        use_scale_shift_norm=True,
+        resblock_updown=True,
+    ).to(device)
+    run = torch.compile(network) if compiled else network
+    adam = torch.optim.Adam(network.parameters(), lr=1e-4)
+    z = torch.randn(batch, shape[2], *shape[:2], device=device)
+    t = torch.randint(0, 1000, (batch,), device=device)
+    label = torch.randint(0, classes, (batch,), device=device)
+
+    def call():
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            return run(z, t, y=label)
+
+    def forward():
+        with torch.no_grad():
+            return float(call().float().sum())
+
+    def train():
+        loss = ((call().float() - z) ** 2).mean()
+        adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        adam.step()
+        return float(loss)
+
+    return {"forward": forward, "training": train}
+
+
+def seconds(turn: Turn) -> float:
+    """How long one turn takes."""
+    started = time.perf_counter()
+    turn()
+    return time.perf_counter() - started
+
+
+def take_turns(contestants: dict[str, dict[str, Turn]], repeats: int, batch: int) -> dict:
+    """Images a second of each, and the median over the turns of the first's rate over its own."""
+    found: dict = {name: {} for name in contestants}
+    for task in ("forward", "training"):
+        for turns in contestants.values():
+            turns[task]()  # compiles
+        times: dict[str, list[float]] = {name: [] for name in contestants}
+        for _ in tqdm(range(repeats), desc=task):
+            for name, turns in contestants.items():
+                times[name].append(seconds(turns[task]))
+        first = next(iter(times.values()))
+        for name, taken in times.items():
+            found[name][f"{task}_images_per_second"] = batch / statistics.median(taken)
+            found[name][f"{task}_of_first"] = statistics.median(
+                mine / its for mine, its in zip(first, taken, strict=True)
+            )
+    return found
 
 
 def matmul_flops(dtype, size: int, repeats: int) -> float:
     """The device's FLOP/s in products of two size×size matrices."""
     a = jax.random.normal(jax.random.key(0), (size, size), dtype)
     product = jax.jit(lambda x: x @ x)
-    return 2.0 * size**3 / median_seconds(lambda: product(a), repeats)
+    jax.block_until_ready(product(a))
+    times = [seconds(lambda: jax.block_until_ready(product(a))) for _ in range(repeats)]
+    return 2.0 * size**3 / statistics.median(times)
 
 
-def measure(config, *, size: int, channels: int, classes: int, batch: int, repeats: int) -> dict:
-    """Rates of the forward pass and of the training step."""
-    shape = (size, size, channels)
-    network, optimizer = recipe.network(config, classes), recipe.optimizer(config)
-    state = jax.jit(lambda: states.init(network, optimizer, shape, 0))()
-    rng = np.random.default_rng(0)
-    images = {
-        "image": jnp.asarray(rng.integers(0, 256, (batch, *shape), dtype=np.uint8)),
-        "label": jnp.asarray(rng.integers(0, classes, batch), jnp.int32),
-    }
-    z = jax.random.normal(jax.random.key(1), (batch, *shape))
-    arguments = (state.params, z, jnp.zeros(batch), images["label"])
-    forward = jax.jit(network.apply).lower(*arguments).compile()
-    flops = forward.cost_analysis()["flops"]
-    forward_seconds = median_seconds(lambda: forward(*arguments), repeats)
-
-    step = make_step(
-        network, optimizer, schedule=recipe.schedule(config), p_uncond=0.1, ema=0.999, seed=0
+def network_report(config, arguments) -> dict:
+    """The first part."""
+    shape, classes = (arguments.size, arguments.size, arguments.channels), arguments.classes
+    config.train.batch_size = arguments.batch
+    contestants = {"cfg_jax": ours(config, shape, classes, arguments.batch)}
+    with mock.patch("cfg_jax.models.unet.GroupNorm", PlainGroupNorm):
+        plain = ours(config, shape, classes, arguments.batch)
+        for turn in plain.values():
+            turn()  # traced while the other normalisation is in place
+    contestants["plain Flax"] = plain
+    if arguments.guided_diffusion:
+        for compiled in (False, True) if arguments.compiled else (False,):
+            name = f"torch {'compiled' if compiled else 'eager'}"
+            contestants[name] = theirs(
+                arguments.guided_diffusion, config, shape, classes, arguments.batch, compiled
+            )
+    found = take_turns(contestants, arguments.repeats, arguments.batch)
+    flops = _forward_flops(config, shape, classes, arguments.batch)
+    rate = matmul_flops(
+        recipe.DTYPES[arguments.dtype], 2048 if jax.default_backend() == "cpu" else 8192, 10
     )
-    carried = [state]
-
-    def train():
-        carried[0], metrics = step(carried[0], images)
-        return metrics.loss
-
-    train_seconds = median_seconds(train, repeats)
+    mine = found["cfg_jax"]
     return {
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(carried[0].params)),
-        "forward_images_per_second": batch / forward_seconds,
-        "training_images_per_second": batch / train_seconds,
-        "forward_flops_per_image": flops / batch,
-        "forward_flops_per_second": flops / forward_seconds,
+        "batch": arguments.batch,
+        "size": arguments.size,
+        "dtype": arguments.dtype,
+        "forward_flops_per_image": flops,
+        "matmul_flops_per_second": rate,
+        "forward_of_matmul": flops * mine["forward_images_per_second"] / rate,
+        "training_of_matmul": 3 * flops * mine["training_images_per_second"] / rate,
+        "contestants": found,
     }
+
+
+def _forward_flops(config, shape, classes: int, batch: int) -> float:
+    """Of one image, as XLA counts them."""
+    network = recipe.network(config, classes)
+    z, logsnr = jnp.zeros((batch, *shape)), jnp.zeros(batch)
+    label = jnp.zeros(batch, jnp.int32)
+    params = jax.eval_shape(network.init, jax.random.key(0), z, logsnr, label)
+    analysis = jax.jit(network.apply).lower(params, z, logsnr, label).compile().cost_analysis()
+    return analysis["flops"] / batch
+
+
+def run_training(config: Path, workdir: Path, steps: int, **environment: str) -> dict[str, float]:
+    """Trains in a process of its own; where its time went, in seconds."""
+    command = [sys.executable, "-m", "cfg_jax", "train", "--config", config, "--workdir", workdir]
+    extra = [f"--config.train.steps={steps}", "--config.train.sample_every=0"]
+    subprocess.run([*map(str, command), *extra], check=True, env={**os.environ, **environment})
+    return metrics.read(workdir / "metrics.jsonl")[-1]["seconds"]
+
+
+def loop_report(config: Path, steps: int) -> dict:
+    """The second part: shares of the time after compiling."""
+    with tempfile.TemporaryDirectory() as folder:
+        spent = run_training(config, Path(folder) / "run", steps)
+    running = spent["data"] + spent["step"] + spent["checkpoint"]
+    return {
+        "config": str(config),
+        "steps": steps,
+        "seconds": spent,
+        "data_share": spent["data"] / running,
+        "checkpoint_share": spent["checkpoint"] / running,
+    }
+
+
+def compile_report(config: Path) -> dict:
+    """The third part: the first step's seconds without, while filling, and with a cache."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        cache = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"}
+        for name, environment in {"without": {}, "filling": cache, "with": cache}.items():
+            spent = run_training(config, Path(folder) / name, 1, **environment)
+            found[f"{name}_cache_seconds"] = spent["compile"]
+    return found
 
 
 def main() -> None:
@@ -86,30 +262,28 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--dtype", choices=list(recipe.DTYPES), default="float32")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--guided-diffusion", type=Path, help="a checkout of guided-diffusion")
+    parser.add_argument("--compiled", action="store_true", help="torch.compile as well")
+    parser.add_argument("--loop-config", type=Path, default=Path("configs/digits.py"))
+    parser.add_argument("--loop-steps", type=int, default=1_000)
+    parser.add_argument("--only", choices=("network", "loop", "compile"), help="one part alone")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     config = runpy.run_path(str(arguments.config))["get_config"]()
     config.model.dtype = arguments.dtype
-    measured = measure(
-        config,
-        size=arguments.size,
-        channels=arguments.channels,
-        classes=arguments.classes,
-        batch=arguments.batch,
-        repeats=arguments.repeats,
-    )
-    on_cpu = jax.default_backend() == "cpu"
-    rate = matmul_flops(recipe.DTYPES[arguments.dtype], 2048 if on_cpu else 8192, 10)
+    parts = {
+        "network": lambda: network_report(config, arguments),
+        "loop": lambda: loop_report(arguments.loop_config, arguments.loop_steps),
+        "compile": lambda: compile_report(arguments.loop_config),
+    }
     report = {
         "config": str(arguments.config),
-        "size": arguments.size,
-        "batch": arguments.batch,
-        "dtype": arguments.dtype,
         "device": jax.devices()[0].device_kind,
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
         "jax": jax.__version__,
-        **measured,
-        "matmul_flops_per_second": rate,
-        "forward_fraction_of_matmul": measured["forward_flops_per_second"] / rate,
+        "date": time.strftime("%Y-%m-%d"),
+        **{name: part() for name, part in parts.items() if arguments.only in (None, name)},
     }
     text = json.dumps(report, indent=2)
     print(text)

@@ -25,6 +25,10 @@ def test_the_report_holds_what_the_pieces_give(command, trained, tmp_path):
         16,
         "--seed",
         5,
+        "--guidance",
+        "rescaled",
+        "--guidance.phi",
+        0.7,
         "--out",
         out,
     )
@@ -33,7 +37,9 @@ def test_the_report_holds_what_the_pieces_give(command, trained, tmp_path):
     report = json.loads((out / "report.json").read_text())
     assert [row["w"] for row in report["rows"]] == [0.0, 2.0]
     assert set(report["rows"][0]) == {"w", "label_accuracy", "inception_score", "frechet_distance"}
+    assert report["settings"]["guidance"] == "rescaled, phi=0.7"
     run = cfg_jax.load(trained)
+    run.config.guidance.name, run.config.guidance.phi = "rescaled", 0.7
     train, held_out = (open_dataset(run.config.data, split=s) for s in ("train", "test"))
     classifier = evaluation.train_classifier(train, held_out, cache=trained / "evaluation")
     images, _ = evaluation.load_arrays(held_out)
@@ -56,6 +62,8 @@ def test_the_report_holds_what_the_pieces_give(command, trained, tmp_path):
         (["--w", "a,b"], "--w takes numbers separated by commas"),
         (["--samples", "1"], "--samples must be at least 2"),
         (["--solver", "rk4"], "got 'rk4'"),
+        (["--guidance", "zero_star", "--guidance.eta", "1"], "guidance.eta belongs to projected"),
+        (["--guidance", "composed", "--guidance.conds", "10,11"], "10 for none; got 11"),
         (["--steps", "0"], "steps must be a whole number of at least 1"),
     ],
 )

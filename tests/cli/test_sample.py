@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 import cfg_jax
-from cfg_jax import solvers
+from cfg_jax import guidance, solvers
 from cfg_jax.data.images import to_uint8
 
 
@@ -37,6 +37,61 @@ def test_arrays_are_what_python_samples(command, trained, tmp_path):
     want = run.sample(jax.random.key(4), labels, w=1.5, steps=3, solver=solvers.DDIM(eta=0.5))
     assert np.abs(images.astype(int) - to_uint8(want)).max() <= 1
     assert not list(tmp_path.glob("*.parts"))
+
+
+def test_a_guidance_by_name_is_the_one_made_in_python(command, trained, tmp_path):
+    out = tmp_path / "samples.npz"
+    guided = ("--guidance", "rescaled", "--guidance.phi", 0.4, "--guidance.low", -3)
+    code, _, err = command(
+        *sample(trained, out, "--per-label", 1, "--w", 2, "--solver", "ddim", "--steps", 3),
+        *guided,
+    )
+    assert code == 0, err
+    run = cfg_jax.load(trained)
+    denoiser = guidance.rescaled(run.denoiser, w=2.0, null=10, phi=0.4)
+    want = cfg_jax.sample(
+        cfg_jax.denoiser.clipped(guidance.interval(denoiser, low=-3.0)),
+        jax.random.key(0),
+        jax.numpy.arange(10),
+        shape=run.shape,
+        schedule=run.schedule,
+        solver=solvers.DDIM(),
+        steps=3,
+    )
+    with np.load(out) as arrays:
+        assert np.abs(arrays["arr_0"].astype(int) - to_uint8(want)).max() <= 1
+
+
+def test_outside_its_interval_guidance_costs_nothing(command, trained, tmp_path, monkeypatch):
+    """The U-Net of batch 20 (both halves) acts inside the interval, that of batch 10 outside."""
+    from cfg_jax.models import UNet
+
+    traced, original = [], UNet._embed
+
+    def watching(self, logsnr, cond):
+        traced.append(len(logsnr))
+        return original(self, logsnr, cond)
+
+    monkeypatch.setattr(UNet, "_embed", watching)
+    argv = sample(trained, tmp_path / "x.png", "--per-label", 1, "--steps", 5)
+    assert command(*argv, "--guidance.low", -2, "--guidance.high", 2)[0] == 0
+    per_device = {len_ for len_ in traced if len_ != 1}
+    assert per_device == {2, 4}  # ten labels padded to sixteen over eight devices
+
+
+def test_an_interrupted_job_does_not_go_on_under_another_guidance(
+    command, refused, trained, tmp_path, monkeypatch
+):
+    from cfg_jax import bulk
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    argv = sample(trained, tmp_path / "x.npz", "--labels", "0-1", "--per-label", 1)
+    monkeypatch.setattr(bulk, "full_batches", interrupted)
+    assert command(*argv)[0] == 130
+    line = refused(*argv, "--guidance", "projected")
+    assert "guidance.name: classifier_free -> projected" in line
 
 
 def test_a_picture_has_a_row_a_label(command, trained, tmp_path):
@@ -88,13 +143,29 @@ def test_interrupted_it_goes_on(command, trained, tmp_path, monkeypatch):
         (["--grid", "fine"], "must be one of uniform_u, uniform_logsnr, karras, secant"),
         (["--solver", "unipc", "--order", "5"], "order must be 1, 2 or 3, got 5"),
         (["--v", "2"], "v must lie in [0, 1]"),
+        (["--solver", "unipc", "--v", "0.2"], "--v does not belong to --solver unipc"),
+        (["--clip", "hard"], "must be one of static, dynamic, none"),
+        (["--guidance", "stronger"], "must be one of classifier_free, negative, composed"),
+        (["--guidance", "rescaled"], "rescaled needs guidance.phi"),
+        (["--guidance", "rescaled", "--guidance.phi", "2"], "phi must lie in [0, 1], got 2.0"),
+        (["--guidance.phi", "0.3"], "guidance.phi belongs to rescaled"),
+        (["--guidance", "negative", "--guidance.cond", "12"], "[0, 9], or be 10 for none; got 12"),
+        (["--guidance", "plus_plus"], "one of ddim, euler, heun; got 'ancestral'"),
+        (["--guidance.low", "3", "--guidance.high", "1"], "less than high, got low=3.0, high=1.0"),
+        (["--clip", "dynamic", "--percentile", "99"], "percentile must lie in [0, 1]"),
+        (["--percentile", "0.9"], "--percentile does not belong to --clip static"),
+        (["--guidance", "composed", "--guidance.conds", "a"], "takes labels separated by commas"),
+        (["--guidance", "autoguidance", "--guidance.weak", ":4"], "no checkpoint of step 4"),
+        (["--ema", "0.5"], "there is no average 0.5; there are 0.9999"),
+        (["--process", "1"], "--process needs --coordinator"),
         (["--batch", "0"], "--batch must be at least 1"),
-        (["--step", "4"], "no checkpoint of step 4"),
+        (["--step", "4"], "no checkpoint of step 4; it has 3, 6"),
         (["--out", "picture.jpg"], "--out must end in .png or .npz"),
     ],
 )
 def test_mistakes_are_refused(refused, trained, tmp_path, flags, message):
     assert message in refused(*sample(trained, tmp_path / "x.png", *flags))
+    assert not list(tmp_path.iterdir())  # nothing that the right command would stumble on
 
 
 @pytest.mark.parametrize("where", ["nowhere", "empty"])

@@ -11,7 +11,7 @@ from cfg_jax.data import open_dataset
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory):
     config = SimpleNamespace(
-        name="digits", dir=str(tmp_path_factory.mktemp("digits")), image_size=0
+        name="digits", dir=str(tmp_path_factory.mktemp("digits")), image_size=0, skip_bad=False
     )
     return {split: open_dataset(config, split=split) for split in ("train", "test")}
 

@@ -1,13 +1,18 @@
 import contextlib
 import itertools
+import logging
+import multiprocessing
+import os
+import signal
 import threading
 import time
 
 import numpy as np
 import pytest
 
-from cfg_jax.data import Dataset, batches
-from cfg_jax.data.sources import ArraySource
+from cfg_jax.data import Dataset, batches, open_dataset, sources
+from cfg_jax.data.pipeline import LostWorkerError
+from cfg_jax.data.sources import ArraySource, UnreadableError
 
 
 def _dataset(size, shape=(2, 3, 1)):
@@ -31,7 +36,7 @@ def _line(taken, key="label"):
 def _assert_same(first, second):
     assert len(first) == len(second)
     for one, other in zip(first, second, strict=True):
-        assert one.keys() == other.keys() == {"image", "label"}
+        assert one.keys() == other.keys() == {"image", "label", "replaced"}
         for key in one:
             np.testing.assert_array_equal(one[key], other[key])
 
@@ -41,6 +46,7 @@ def test_batches_are_examples_of_the_dataset():
     for batch in _take(3, dataset, batch_size=4, seed=0):
         assert batch["image"].shape == (4, 2, 3, 1)
         assert (batch["image"].dtype, batch["label"].dtype) == (np.uint8, np.int32)
+        assert (batch["replaced"].dtype, batch["replaced"].tolist()) == (np.int32, [0] * 4)
         np.testing.assert_array_equal(batch["image"], dataset.source.images[batch["label"] // 3])
 
 
@@ -88,7 +94,7 @@ def test_processes_share_the_global_batch(count):
         for index in range(count)
     ]
     together = [
-        {key: np.concatenate([part[key] for part in step]) for key in ("image", "label")}
+        {key: np.concatenate([part[key] for part in step]) for key in step[0]}
         for step in zip(*parts, strict=True)
     ]
     _assert_same(together, _take(4, dataset, **settings))
@@ -140,6 +146,145 @@ def test_any_random_access_source_will_do():
     _assert_same(_take(5, records, **settings), _take(5, dataset, **settings))
 
 
+class _Damaged:
+    """The same examples one by one, some of them unreadable."""
+
+    def __init__(self, dataset, bad, name):
+        self.source, self.bad, self.name = dataset.source, frozenset(bad), name
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise UnreadableError(f"{self.name}: example {index} cannot be read (torn)")
+        return self.source[index]
+
+
+def _damaged(size, bad, name="damaged train"):
+    dataset = _dataset(size)
+    return Dataset(_Damaged(dataset, bad, name), dataset.shape, ("a",), "damaged", "train")
+
+
+def _mended(size, bad, batch_size, count, **settings):
+    """By another way: each epoch of the sound dataset, mended by rolling it on."""
+    epochs = -(-count * batch_size // size)
+    sound = _line(_take(epochs, _dataset(size), batch_size=size, **settings)).reshape(-1, size)
+    line = [
+        next(label for label in np.roll(epoch, -place) if label // 3 not in bad)
+        for epoch in sound
+        for place in range(size)
+    ][: count * batch_size]
+    replaced = (sound.ravel()[: len(line)] != line).astype(np.int32)
+    return np.array(line), replaced
+
+
+@pytest.mark.parametrize(
+    ("size", "bad", "batch_size"),
+    [(10, {3}, 5), (10, {0, 2, 9}, 4), (7, set(range(6)), 3), (3, {1}, 8), (10, set(), 4)],
+)
+def test_unreadable_examples_are_replaced_by_the_next_of_the_epoch(size, bad, batch_size):
+    count = 4 * size
+    settings = {"batch_size": batch_size, "seed": 1}
+    taken = _take(count, _damaged(size, bad), skip_bad=True, **settings)
+    labels, replaced = _mended(size, bad, count=count, **settings)
+    np.testing.assert_array_equal(_line(taken), labels)
+    np.testing.assert_array_equal(_line(taken, "replaced"), replaced)
+    assert {batch["replaced"].dtype for batch in taken} == {np.dtype(np.int32)}
+    assert replaced.mean() == pytest.approx(len(bad) / size, abs=0.05)
+
+
+def test_the_stream_stays_the_same_with_unreadable_examples():
+    dataset = _damaged(10, {1, 4, 5})
+    settings = {"batch_size": 8, "seed": 3, "flip": True, "skip_bad": True}
+    whole = _take(9, dataset, **settings)
+    _assert_same(_take(6, dataset, start=3, **settings), whole[3:])
+    _assert_same(_take(9, dataset, workers=2, **settings), whole)
+    parts = [_take(9, dataset, process_index=i, process_count=2, **settings) for i in range(2)]
+    for step, halves in enumerate(zip(*parts, strict=True)):
+        for key, value in whole[step].items():
+            np.testing.assert_array_equal(np.concatenate([half[key] for half in halves]), value)
+    assert 0 < _line(whole, "replaced").mean() < 1
+
+
+def test_sound_places_keep_their_example_and_their_flip():
+    settings = {"batch_size": 50, "seed": 2, "flip": True}
+    mended = _take(9, _damaged(50, {7, 8}), skip_bad=True, **settings)
+    sound = _take(9, _dataset(50), **settings)
+    kept = _line(mended, "replaced") == 0
+    for key in ("image", "label"):
+        np.testing.assert_array_equal(_line(mended, key)[kept], _line(sound, key)[kept])
+    # An example's first column is its number, the second 255 minus it.
+    flips = [
+        (_line(taken, "image")[:, 0, 0, 0] != _line(taken) // 3)[~kept] for taken in (mended, sound)
+    ]
+    np.testing.assert_array_equal(*flips)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_example_ends_the_stream_in_one_line(workers):
+    settings = {"batch_size": 8, "seed": 0}
+    sound = _take(5, _dataset(40), **settings)
+    taken = []
+    with pytest.raises(UnreadableError) as caught:
+        taken.extend(batches(_damaged(40, {7}), workers=workers, **settings))
+    assert str(caught.value) == (
+        "damaged train: example 7 cannot be read (torn); "
+        "skip_bad (the flag --skip-bad) goes on without such examples"
+    )
+    _assert_same(taken, sound[: np.flatnonzero(_line(sound) == 21)[0] // 8])
+
+
+@pytest.mark.parametrize(("size", "tried"), [(300, 100), (12, 12)])
+def test_nothing_but_unreadable_examples_is_refused(size, tried):
+    message = rf"^{tried} examples in a row cannot be read, the last: damaged train: example \d+ "
+    with pytest.raises(UnreadableError, match=message):
+        _take(1, _damaged(size, range(size)), batch_size=8, seed=0, skip_bad=True)
+
+
+def test_each_unreadable_example_is_named_once(caplog):
+    dataset = _damaged(10, {3, 6}, "named once")
+    with caplog.at_level(logging.WARNING):
+        _take(6, dataset, batch_size=5, seed=0, skip_bad=True)
+    told = [record.getMessage() for record in caplog.records]
+    assert sorted(line for line in told if line.startswith("named once")) == [
+        f"named once: example {index} cannot be read (torn); another one takes its place"
+        for index in (3, 6)
+    ]
+
+
+def test_a_flipped_bit_on_disk(config, monkeypatch, tmp_path):
+    monkeypatch.setattr(sources, "_IN_MEMORY", 0)
+    settings = {"batch_size": 360, "seed": 0}
+    sound = _take(1, open_dataset(config("digits"), split="test"), **settings)[0]
+    (file,) = tmp_path.glob("prepared/digits/1.0.0/*test.array_record*")
+    data = bytearray(file.read_bytes())
+    data[33_000] ^= 1
+    file.write_bytes(data)
+    dataset = open_dataset(config("digits"), split="test")
+    message = r"^digits test: example \d+ cannot be read \(RuntimeError: Corrupted .*--skip-bad"
+    with pytest.raises(UnreadableError, match=message) as caught:
+        _take(1, dataset, workers=1, **settings)
+    assert "\n" not in str(caught.value)
+    mended = _take(1, dataset, skip_bad=True, **settings)[0]
+    (place,) = np.flatnonzero(mended["replaced"])
+    for key in ("image", "label"):
+        sound[key][place] = sound[key][(place + 1) % 360]
+        np.testing.assert_array_equal(mended[key], sound[key])
+
+
+def test_a_killed_worker_is_told_in_one_line():
+    with contextlib.closing(batches(_dataset(10), batch_size=4, seed=0, workers=1)) as stream:
+        next(stream)
+        (worker,) = multiprocessing.active_children()
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(
+            LostWorkerError, match=r"^a process .*\) ended with exit code -9; [^\n]*$"
+        ):
+            for _ in stream:
+                pass
+
+
 def test_batches_are_read_ahead():
     source = _Records(_dataset(10))
     dataset = Dataset(source, (2, 3, 1), ("a",), "records", "train")
@@ -175,7 +320,8 @@ def test_a_batch_is_the_callers_to_change():
     for batch in _take(2, dataset, batch_size=4, seed=0):
         batch["image"][:] = 0
         batch["label"][:] = 0
-    _assert_same([dataset.source[np.arange(10)]], [_dataset(10).source[np.arange(10)]])
+    for key, value in _dataset(10).source[np.arange(10)].items():
+        np.testing.assert_array_equal(dataset.source[np.arange(10)][key], value)
 
 
 @pytest.mark.parametrize(

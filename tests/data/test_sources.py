@@ -1,5 +1,6 @@
 import io
 import json
+import logging
 import os
 import pickle
 import subprocess
@@ -11,10 +12,11 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
 from cfg_jax.data import open_dataset, sources
-from cfg_jax.data.sources import ArraySource, RecordSource
+from cfg_jax.data.sources import ArraySource, RecordSource, UnreadableError
 
 
 def _images(sizes, channels=3):
@@ -23,6 +25,8 @@ def _images(sizes, channels=3):
 
 
 def _png(image):
+    if isinstance(image, bytes):
+        return io.BytesIO(image)
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     image.save(file := io.BytesIO(), "PNG")
@@ -81,6 +85,23 @@ class PaletteCatalogue(Catalogue):
 
     colours = _images([(4, 5)])[0] & 0b11000000
     splits: ClassVar = {"train": [Image.fromarray(colours).quantize(64), Image.new("L", (5, 4), 9)]}
+
+
+def _half_a_jpeg():
+    Image.fromarray(_images([(4, 5)])[0]).save(file := io.BytesIO(), "JPEG")
+    return file.getvalue()[: file.tell() - 40]
+
+
+class DamagedCatalogue(Catalogue):
+    """Its records are sound, what they hold is not always an image of the right size."""
+
+    splits: ClassVar = {"train": _images([(4, 5)] * 5 + [(5, 4), (4, 5)])}
+    splits["train"][1] = _half_a_jpeg()
+    splits["train"][4] = b"not an image"
+
+
+class RuinedCatalogue(Catalogue):
+    splits: ClassVar = {"train": [b"not an image"] * 3}
 
 
 class UnlabelledCatalogue(Catalogue):
@@ -185,11 +206,117 @@ def test_validation_stands_in_for_test(catalogue):
     _assert_holds(dataset, ValidatedCatalogue.splits["validation"], [0, 1])
 
 
+# Damage.
+
+REASONS = {
+    1: r"OSError: image file is truncated \(\d+ bytes not processed\)",
+    4: "UnidentifiedImageError: cannot identify image file",
+    5: r"ValueError: it is \(5, 4, 3\) where \(4, 5, 3\) is expected",
+}
+SKIPPING = r"skip_bad \(the flag --skip-bad\) goes on without such examples"
+
+
+def _assert_unreadable(read, message):
+    with pytest.raises(UnreadableError, match=f"^{message}$") as caught:
+        read()
+    assert "\n" not in str(caught.value)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(again), str(again)) == (UnreadableError, str(caught.value))
+
+
+def _flipped(config, name, position):
+    """Flips one bit of a prepared split's file; returns the records its reader then refuses."""
+    (file,) = Path(config.dir).glob(f"*/1.0.0/*{name}.array_record*")
+    data = bytearray(file.read_bytes())
+    data[position] ^= 1
+    file.write_bytes(data)
+    reader, refused = ArrayRecordReader(str(file)), []
+    for index in range(reader.num_records()):
+        try:
+            reader.read([index])
+        except RuntimeError:
+            refused.append(index)
+    return refused
+
+
+def test_bad_images_are_named(catalogue, monkeypatch):
+    settings = catalogue(DamagedCatalogue)
+    named = "tfds:damaged_catalogue train: example {} cannot be read \\({}\\)"
+    _assert_unreadable(
+        lambda: open_dataset(settings, split="train"), f"{named.format(1, REASONS[1])}; {SKIPPING}"
+    )
+    monkeypatch.setattr(sources, "_IN_MEMORY", 0)
+    source = open_dataset(settings, split="train").source
+    for index, image in enumerate(DamagedCatalogue.splits["train"]):
+        if index in REASONS:
+            _assert_unreadable(lambda i=index: source[i], named.format(index, REASONS[index]))
+        else:
+            np.testing.assert_array_equal(source[index]["image"], image)
+
+
+def test_bad_images_are_left_out_of_memory_and_counted_if_so_said(catalogue, caplog):
+    settings = catalogue(DamagedCatalogue, skip_bad=True)
+    with caplog.at_level(logging.WARNING):
+        dataset = open_dataset(settings, split="train")
+    kept = [0, 2, 3, 6]
+    _assert_holds(dataset, [DamagedCatalogue.splits["train"][i] for i in kept], [0, 0, 1, 0])
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        "left out 3 of 7 examples as unreadable, such as tfds:damaged_catalogue train: example 1 "
+    )
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_nothing_but_bad_images_is_refused(catalogue, skip_bad):
+    settings = catalogue(RuinedCatalogue, skip_bad=skip_bad)
+    message = "example 0 cannot be read .*; skip_bad"
+    if skip_bad:
+        message = "none of 3 examples can be read, such as tfds:ruined_catalogue train: example 0"
+    with pytest.raises(ValueError, match=message):
+        open_dataset(settings, split="train")
+
+
+@pytest.mark.parametrize("position", [33_000, 40_000, 45_000])
+def test_one_flipped_bit_costs_one_record(config, monkeypatch, position):
+    settings = config("digits")
+    whole = open_dataset(settings, split="train").source
+    (bad,) = _flipped(settings, "train", position)
+    message = rf"digits train: example {bad} cannot be read \(RuntimeError: Corrupted .* hash .*\)"
+    _assert_unreadable(lambda: open_dataset(settings, split="train"), f"{message}; {SKIPPING}")
+    settings.skip_bad = True
+    rest = open_dataset(settings, split="train").source
+    np.testing.assert_array_equal(rest.images, np.delete(whole.images, bad, axis=0))
+    np.testing.assert_array_equal(rest.labels, np.delete(whole.labels, bad))
+    monkeypatch.setattr(sources, "_IN_MEMORY", 0)
+    stored = open_dataset(settings, split="train").source
+    _assert_unreadable(lambda: stored[bad], message)
+    np.testing.assert_array_equal(stored[bad + 1]["image"], whole.images[bad + 1])
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "removed"])
+def test_every_record_of_a_lost_file_is_named(config, monkeypatch, damage):
+    monkeypatch.setattr(sources, "_IN_MEMORY", 0)
+    open_dataset(settings := config("digits"), split="test")
+    (file,) = Path(settings.dir).glob("*/1.0.0/*test.array_record*")
+    size = file.stat().st_size
+    if damage == "removed":
+        file.unlink()
+    else:
+        os.truncate(file, size // 2 if damage == "cut" else 0)
+    source = open_dataset(settings, split="test").source
+    for index in (0, 359):
+        message = rf"digits test: example {index} cannot be read \((Runtime|Value)Error: .*\)"
+        _assert_unreadable(lambda i=index: source[i], message)
+
+
+# What is refused.
+
+
 @pytest.mark.parametrize(
     ("builder", "message"),
     [
         (UntestedCatalogue, "tfds:untested_catalogue has no test split: it has train"),
-        (UnpublishedCatalogue, "example 1 is unlabelled, as may be the whole split"),
+        (UnpublishedCatalogue, "catalogue test: example 1 is unlabelled, as may be the whole"),
         (TextCatalogue, "tfds:text_catalogue has no feature named image of 8-bit images"),
     ],
 )

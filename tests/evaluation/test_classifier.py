@@ -58,7 +58,7 @@ def test_learns_what_is_separable(trained):
 
 
 def test_digits_are_learnt_and_scored_as_what_they_are():
-    config = types.SimpleNamespace(name="digits", image_size=0, channels=0, dir="")
+    config = types.SimpleNamespace(name="digits", image_size=0, skip_bad=False, dir="")
     train, test = (open_dataset(config, split=split) for split in ("train", "test"))
     classifier = train_classifier(train, test, progress=False)
     assert classifier.held_out_accuracy >= 0.975

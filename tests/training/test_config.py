@@ -23,7 +23,13 @@ def changed(**fields):
 
 def test_the_default_and_every_recipe_are_allowed():
     recipe.check(recipe.default())
-    assert {path.stem for path in CONFIGS} == {"cifar10", "digits", "folder", "imagenet64"}
+    assert {path.stem for path in CONFIGS} == {
+        "cifar10",
+        "digits",
+        "folder",
+        "imagenet128",
+        "imagenet64",
+    }
     for path in CONFIGS:
         module = runpy.run_path(str(path))
         recipe.check(module["get_config"]())
@@ -57,8 +63,13 @@ def test_the_imagenet_recipe_has_the_papers_settings():
         ("sample.eta", 2.0),
         ("sample.w", float("nan")),
         ("sample.steps", 0),
+        ("sample.clip", "hard"),
+        ("sample.percentile", 99.5),
+        ("guidance.name", "stronger"),
+        ("guidance.cond", 3),
+        ("guidance.high", float("nan")),
         ("train.batch_size", 0),
-        ("train.ema", 2.0),
+        ("train.ema", (2.0,)),
     ],
 )
 def test_values_that_are_not_allowed_are_refused_by_name(field, value):
@@ -82,6 +93,22 @@ def test_differences_name_what_would_train_something_else():
     old, new = recipe.default(), changed(p_uncond=0.2, model__channels=32, train__log_every=3)
     assert recipe.differences(old, new) == ["model.channels: 64 -> 32", "p_uncond: 0.1 -> 0.2"]
     assert recipe.differences(old, changed(sample__w=4.0, sample__steps=10)) == []
+
+
+def test_a_config_of_before_there_was_guidance_is_read():
+    flat = recipe.flatten(changed(train__steps=7))
+    old = {name: value for name, value in flat.items() if not name.startswith("guidance.")}
+    assert recipe.unflatten(old) == changed(train__steps=7)
+
+
+def test_plus_plus_needs_a_solver_that_sees_it():
+    for solver in solvers.SOLVERS:
+        config = changed(guidance__name="plus_plus", sample__solver=solver)
+        if solver in ("ddim", "euler", "heun"):
+            recipe.check(config)
+        else:
+            with pytest.raises(ValueError, match=f"one of ddim, euler, heun; got '{solver}'"):
+                recipe.check(config)
 
 
 def test_more_steps_only_go_on_unless_the_rate_decays_over_them():

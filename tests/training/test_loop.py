@@ -2,33 +2,39 @@
 
 import os
 import signal
+import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from recipes import tiny
 
-from cfg_jax.training import config as recipe
-from cfg_jax.training import metrics
-from cfg_jax.training import state as states
+from cfg_jax.training import loop, metrics
+from cfg_jax.training import mesh as meshes
 from cfg_jax.training.checkpoints import Checkpoints
+from cfg_jax.training.feed import StalledDataError
 from cfg_jax.training.loop import StoppedError, train
+from cfg_jax.training.program import build
 from cfg_jax.training.window import NonFiniteLossError
 
 
 def final(workdir, step):
-    config = tiny()
-    like = states.init(recipe.network(config, 10), recipe.optimizer(config), (8, 8, 1), 0)
+    program = build(tiny(), (8, 8, 1), 10, meshes.device_mesh())
     with Checkpoints(workdir) as checkpoints:
-        return jax.device_get(checkpoints.restore(step, like))
+        return jax.device_get(checkpoints.restore(step, program.state))
 
 
 def rows(workdir):
     return metrics.read(workdir / "metrics.jsonl")
 
 
+def saved(workdir):
+    return sorted(p.name for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())
+
+
 def test_it_leaves_checkpoints_and_metrics(trained):
-    assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == ["3", "6"]
+    assert saved(trained) == ["3", "6"]
     logged = rows(trained)
     # Rows every 2 steps, and one wherever a checkpoint was made.
     assert [row["step"] for row in logged] == [2, 3, 4, 6]
@@ -56,22 +62,20 @@ def test_a_finished_run_is_left_alone(trained, capsys):
 
 
 def test_a_signal_saves_and_stops(tmp_path, monkeypatch):
-    from cfg_jax.training import loop
+    made = []
 
-    make_step, made = loop.make_step, []
+    def signalling(config, *args):
+        program = build(config, *args)
 
-    def signalling(*args, **options):
-        step = make_step(*args, **options)
-
-        def wrapped(state, batch):
+        def step(state, batch):
             made.append(1)
             if len(made) == 2:
                 os.kill(os.getpid(), signal.SIGINT)
-            return step(state, batch)
+            return program.step(state, batch)
 
-        return wrapped
+        return program._replace(step=step)
 
-    monkeypatch.setattr(loop, "make_step", signalling)
+    monkeypatch.setattr(loop, "build", signalling)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(StoppedError, match=r"SIGINT; step 2 is saved: .*checkpoints/2"):
         train(tiny(), tmp_path)
@@ -79,30 +83,76 @@ def test_a_signal_saves_and_stops(tmp_path, monkeypatch):
     assert (tmp_path / "checkpoints" / "2").is_dir()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_checkpoint(tmp_path):
+def poisoned(*steps):
+    """A program whose given steps get parameters that are not numbers, for that step alone."""
+
+    def building(config, *args):
+        program = build(config, *args)
+
+        def step(state, batch):
+            if int(state.step) + 1 not in steps:
+                return program.step(state, batch)
+            kept = jax.tree.map(jnp.copy, state.params)
+            broken = state._replace(params=jax.tree.map(lambda a: a * np.nan, state.params))
+            after, metrics = program.step(broken, batch)
+            return after._replace(params=kept), metrics
+
+        return program._replace(step=step)
+
+    return building
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_checkpoint(
+    tmp_path, monkeypatch
+):
     config = tiny()
     config.train.steps = 3
     train(config, tmp_path)
     config.train.steps = 12
-    from cfg_jax.training import loop
+    monkeypatch.setattr(loop, "build", poisoned(5))
+    with pytest.raises(NonFiniteLossError, match=r"at step 5 .*nan.*checkpoints/3"):
+        train(config, tmp_path)
+    assert saved(tmp_path) == ["3"]
 
-    make_step = loop.make_step
 
-    def poisoned(*args, **options):
-        step = make_step(*args, **options)
+def test_a_few_steps_may_be_skipped_and_are_counted(tmp_path, monkeypatch, capsys):
+    config = tiny()
+    config.train.max_skipped = 2
+    monkeypatch.setattr(loop, "build", poisoned(2, 5))
+    train(config, tmp_path)
+    assert [row["skipped"] for row in rows(tmp_path)] == [1, 1, 1, 2]
+    told = "".join(capsys.readouterr())
+    assert "step 2 (examples 16 to 31)" in told
+    assert "skipped, 2 of 2" in told
+    monkeypatch.setattr(loop, "build", poisoned(7))
+    config.train.steps = 8
+    with pytest.raises(NonFiniteLossError, match=r"at step 7 .*allows 2 such steps"):
+        train(config, tmp_path)
 
-        def wrapped(state, batch):
-            if int(state.step) == 4:
-                state = state._replace(params=jax.tree.map(lambda a: a * np.nan, state.params))
-            return step(state, batch)
 
-        return wrapped
+def test_data_that_fall_silent_stop_the_run(tmp_path, monkeypatch):
+    config = tiny()
+    config.train.data_timeout = 2.0
+    batches = loop.batches
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "make_step", poisoned)
-        with pytest.raises(NonFiniteLossError, match=r"at step 5 .*nan.*checkpoints/3"):
-            train(config, tmp_path)
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["3"]
+    def stalling(*args, **options):
+        stream = batches(*args, **options)
+        yield next(stream)
+        time.sleep(20.0)
+
+    monkeypatch.setattr(loop, "batches", stalling)
+    with pytest.raises(StalledDataError, match="no batch has come for 2 s"):
+        train(config, tmp_path)
+
+
+def test_steps_compile_once(tmp_path):
+    program = build(tiny(), (8, 8, 1), 10, meshes.device_mesh())
+    state, read = program.start(), np.zeros((16, 8, 8, 1), np.uint8)
+    for step in range(4):
+        label = np.arange(16, dtype=np.int32) % 10
+        batch = {"image": read + step, "label": label, "replaced": 0 * label}
+        state, _ = program.step(state, meshes.global_batch(batch, program.mesh))
+    assert program.step._cache_size() == 1
 
 
 def test_grids_of_samples_are_pictures(tmp_path):

@@ -10,8 +10,8 @@ from recipes import tiny
 from cfg_jax import objective
 from cfg_jax.training import config as recipe
 from cfg_jax.training import mesh as meshes
-from cfg_jax.training import state as states
-from cfg_jax.training.step import BINS, make_step
+from cfg_jax.training.program import build
+from cfg_jax.training.step import BINS
 
 SHAPE, CLASSES, DECAY, SEED = (8, 8, 1), 10, 0.5, 3
 RNG = np.random.default_rng(0)
@@ -19,31 +19,36 @@ BATCHES = [
     {
         "image": RNG.integers(0, 256, (16, *SHAPE), dtype=np.uint8),
         "label": RNG.integers(0, CLASSES, 16).astype(np.int32),
+        "replaced": np.zeros(16, np.int32),
     }
     for _ in range(3)
 ]
 
 
-def run(devices):
-    """The states before and after each of three steps, and the metrics, on so many devices."""
-    mesh = jax.make_mesh(
-        (devices,),
-        (meshes.AXIS,),
-        axis_types=(jax.sharding.AxisType.Auto,),
-        devices=jax.devices()[:devices],
-    )
+def recipe_with(**train):
     config = tiny()
-    network, optimizer = recipe.network(config, CLASSES), recipe.optimizer(config)
-    step = make_step(
-        network, optimizer, schedule=recipe.schedule(config), p_uncond=0.1, ema=DECAY, seed=SEED
-    )
-    state = jax.device_put(states.init(network, optimizer, SHAPE, SEED), meshes.replicated(mesh))
+    config.train.ema = (DECAY,)
+    config.train.seed = SEED
+    for name, value in train.items():
+        config.train[name] = value
+    return config
+
+
+def run(devices, *, fsdp=1, batches=BATCHES, dropout=0.0, **train):
+    """The states before and after each step, and the metrics, on so many devices."""
+    config = recipe_with(**train)
+    config.mesh.fsdp = fsdp
+    config.mesh.min_size = 1
+    config.model.dropout = dropout
+    mesh = meshes.device_mesh(fsdp, jax.devices()[:devices])
+    program = build(config, SHAPE, CLASSES, mesh)
+    state = program.start()
     trail, metrics = [jax.device_get(state)], []
-    for batch in BATCHES:
-        state, measured = step(state, meshes.global_batch(batch, mesh))
+    for batch in batches:
+        state, measured = program.step(state, meshes.global_batch(batch, mesh))
         trail.append(jax.device_get(state))
         metrics.append(jax.device_get(measured))
-    return network, trail, metrics
+    return program.network, trail, metrics
 
 
 @pytest.fixture(scope="module")
@@ -85,21 +90,63 @@ def test_the_average_follows_the_parameters(one):
         decay = min(DECAY, (1 + k) / (10 + k))
         ema = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, ema, state.params)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), ema, trail[-1].ema
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), ema, trail[-1].ema[0]
     )
     assert trail[-1].step == 3
 
 
-def test_eight_devices_take_the_same_steps(one):
-    _, trail, metrics = one
-    _, others, measured = run(8)
+def same(one, other):
+    """Whether the steps were the same, but for the order of sums."""
+    (_, trail, metrics), (_, others, measured) = one, other
     for a, b in zip(metrics, measured, strict=True):
         assert a.loss == pytest.approx(b.loss, rel=1e-4)
+        assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-3)
+        np.testing.assert_array_equal(a.bin_count, b.bin_count)
+        np.testing.assert_allclose(a.bin_loss, b.bin_loss, rtol=1e-3, atol=1e-4)
     for a, b in zip(
         jax.tree.leaves(trail[1].params), jax.tree.leaves(others[1].params), strict=True
     ):
         # Adam's first step is the sign of the gradient: where that is noise, the step is too.
         assert np.mean(np.abs(a - b) > 1e-4) < 0.01
+
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_eight_devices_take_the_same_steps(one, fsdp):
+    same(one, run(8, fsdp=fsdp))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_batch_in_parts_is_the_same_step(one, devices):
+    same(one, run(devices, fsdp=devices, accumulate=4))
+
+
+def test_under_fsdp_parameters_and_optimiser_lie_split(one):
+    config = recipe_with()
+    config.mesh.fsdp, config.mesh.min_size = 4, 8
+    program = build(config, SHAPE, CLASSES, meshes.device_mesh(4))
+    state = program.start()
+    for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state)):
+        divisible = leaf.size >= 8 and any(n % 4 == 0 for n in leaf.shape)
+        share = leaf.addressable_shards[0].data.size
+        assert share == (leaf.size // 4 if divisible else leaf.size)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(one):
+    _, clean, _ = one
+    config = recipe_with()
+    program = build(config, SHAPE, CLASSES, meshes.device_mesh(1, jax.devices()[:1]))
+    state = program.start()
+    poisoned = state._replace(params=jax.tree.map(lambda a: a * np.nan, state.params))
+    before = jax.device_get(poisoned)
+    after, metrics = program.step(poisoned, BATCHES[0])
+    assert not np.isfinite(metrics.loss)
+    assert metrics.skipped == after.skipped == after.step == 1
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        (before.params, before.ema, before.opt_state),
+        jax.device_get((after.params, after.ema, after.opt_state)),
+    )
+    assert clean[-1].skipped == 0
 
 
 def test_the_same_seed_takes_the_same_steps_bitwise(one):
@@ -110,15 +157,13 @@ def test_the_same_seed_takes_the_same_steps_bitwise(one):
 
 def test_training_learns():
     """On images of one value a class the loss falls to a fraction within 150 steps."""
-    config = tiny()
-    network, optimizer = recipe.network(config, CLASSES), recipe.optimizer(config)
-    step = make_step(
-        network, optimizer, schedule=recipe.schedule(config), p_uncond=0.1, ema=DECAY, seed=0
-    )
-    state, losses = states.init(network, optimizer, SHAPE, 0), []
+    program = build(recipe_with(), SHAPE, CLASSES, meshes.device_mesh(1, jax.devices()[:1]))
+    state, losses = program.start(), []
     labels = np.arange(16, dtype=np.int32) % CLASSES
     images = np.broadcast_to((labels * 25).astype(np.uint8)[:, None, None, None], (16, *SHAPE))
     for _ in range(150):
-        state, metrics = step(state, {"image": images, "label": labels})
+        state, metrics = program.step(
+            state, {"image": images, "label": labels, "replaced": 0 * labels}
+        )
         losses.append(float(metrics.loss))
     assert np.mean(losses[-20:]) < 0.3 * losses[0]

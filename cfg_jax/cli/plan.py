@@ -1,0 +1,92 @@
+"""The command `plan`: what a recipe needs on a TPU slice, before there is one."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from cfg_jax.cli import flagging
+from cfg_jax.data import peek
+from cfg_jax.files import atomic
+from cfg_jax.planning import topology as topologies
+from cfg_jax.planning.plan import make_plan, search
+from cfg_jax.planning.report import markdown
+from cfg_jax.planning.search import Trial
+
+PURPOSE = """Says whether a recipe's training step and sampler fit a slice of a TPU pod, and how
+fast they can be at best. Compiles both with the real TPU compiler, which needs no TPU but minutes:
+what was compiled once is kept. Nothing is run, and no data of the TFDS catalogue is downloaded."""
+
+
+def run(argv: list[str]) -> None:
+    """Parses the arguments, compiles, and prints the plan."""
+    defined = flags.FlagValues()
+    flagging.define_config(defined, argv)
+    flags.DEFINE_string(
+        "topology", None, f"the slice, such as {topologies.EXAMPLES}", flag_values=defined
+    )
+    flags.DEFINE_string(
+        "shape",
+        None,
+        "HEIGHT,WIDTH,CHANNELS of an image; the data's if not given",
+        flag_values=defined,
+    )
+    flags.DEFINE_integer(
+        "classes", None, "of the data; the data's if not given", flag_values=defined
+    )
+    flags.DEFINE_boolean(
+        "search", False, "plan for the largest batch that fits", flag_values=defined
+    )
+    flags.DEFINE_integer(
+        "samples",
+        None,
+        "images sampled at a time, over all chips; 0 leaves the sampler out; a training batch if "
+        "not given",
+        flag_values=defined,
+    )
+    flags.DEFINE_string("out", None, "a Markdown file to write it to as well", flag_values=defined)
+    values = flagging.parse(defined, "plan", PURPOSE, argv)
+    config = flagging.config(values)
+    if values["samples"] is not None and values["samples"] < 0:
+        raise ValueError(f"--samples must be at least 0, got {values['samples']}")
+    slice_ = topologies.load(flagging.required(values, "topology"))
+    shape, classes = _data(values, config)
+
+    there: dict[str, Any] = {"shape": shape, "num_classes": classes, "report": _say}
+    trials: list[Trial] = []
+    if values["search"]:
+        config, trials = search(config, slice_, **there)
+    plan = make_plan(config, slice_, samples=values["samples"], **there)
+    name = Path(config_flags.get_config_filename(defined["config"])).stem
+    text = markdown(plan, title=name, trials=trials)
+    print(text, end="")
+    if values["out"]:
+        out = Path(values["out"])
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(out) as file:
+            file.write(f"{text}\n    python -m cfg_jax plan {shlex.join(argv)}\n".encode())
+
+
+def _data(values: dict[str, Any], config: ConfigDict) -> tuple[tuple[int, ...], int]:
+    """One image's shape and the number of classes, as the flags or else the data say."""
+    given, classes = values["shape"], values["classes"]
+    if classes is not None and classes < 0:
+        raise ValueError(f"--classes must be at least 0, got {classes}")
+    if given and classes is not None:
+        return _shape(given), classes
+    shape, count = peek(config.data)
+    return _shape(given) if given else shape, count if classes is None else classes
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise ValueError(f"--shape takes HEIGHT,WIDTH,CHANNELS, such as 64,64,3; got {text!r}")
+    return tuple(int(part) for part in parts)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,254 @@
+"""What a checkpoint holds, bit for bit: sums of its arrays and of its files, in manifest.json.
+
+An array's sum is taken on the devices, of the very values that were handed over to be saved, and
+again of those that came back, so that a bit that changed anywhere in between is found. A file's sum
+says which one is damaged, before anything is read from it.
+
+An array of 32-bit words w_i, numbered in row-major order (shorter entries are widened, longer ones
+split), has the sums
+
+    h_i = mix(w_i ⊕ φ i)    a = Σ_i h_i mod 2³²
+    g_i = mix(h_i ⊕ c)      b = Σ_i g_i mod 2³²
+
+where φ and c are constants, φ odd, and mix is a bijection of 32-bit words, the finaliser of
+MurmurHash3 (Appleby 2011). So a change within one word, such as a single flipped bit, always
+changes a; any other stays unseen with a probability of about 2⁻⁶⁴. Integers add up to the same in
+any order: the sums do not depend on how the array lies on devices and processes.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Array, Shaped, UInt32
+
+from cfg_jax.files import atomic
+
+NAME = "manifest.json"
+
+PHI, OTHER = 0x9E3779B9, 0x7F4A7C15
+
+WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
+"""What an entry of so many bytes is read as; one of eight bytes is two words."""
+
+Sums = tuple[Any, Any]
+Arrays = dict[str, dict[str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint holds.
+
+    Attributes:
+      step: The training step it was made after.
+      arrays: By item, and by name within it, an array's "type" and its "sum".
+      files: By path within the checkpoint, a file's "size" and "sha256".
+    """
+
+    step: int
+    arrays: dict[str, Arrays]
+    files: dict[str, dict[str, Any]]
+
+
+def names(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths, such as "params/Conv_0/kernel".
+
+    Raises:
+      ValueError: Two leaves have the same path.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    if len(named) < len(leaves):
+        raise ValueError("two arrays of one checkpoint have the same path: no key may hold a '/'")
+    return named
+
+
+def type_of(leaf: Any) -> str:
+    """An array's type and shape, such as "float32[3,3,8]"."""
+    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+
+def take(arrays: Mapping[str, Array]) -> Arrays:
+    """Sums every array on its devices.
+
+    Each device sums what it holds, by its place in the whole, and each process adds up what its own
+    devices have: programs that reach over several processes would have to run in one order in all.
+
+    Args:
+      arrays: By name, on any devices: real numbers, integers or booleans.
+
+    Returns:
+      Each array's type and sum, the same in every process; all have to ask.
+    """
+    found = jax.device_get({name: _shares(array) for name, array in arrays.items()})
+    mine = [np.sum(found[name], axis=0, dtype=np.uint64) for name in arrays]
+    totals = np.reshape(mine, (-1, 2)).astype(np.uint32)
+    apart = [not (a.is_fully_replicated or a.is_fully_addressable) for a in arrays.values()]
+    if any(apart):
+        added = np.asarray(multihost_utils.process_allgather(totals)).sum(0, dtype=np.uint32)
+        totals = np.where(np.array(apart)[:, None], added, totals)
+    return {
+        name: {"type": type_of(array), "sum": f"{a:08x}{b:08x}"}
+        for (name, array), (a, b) in zip(arrays.items(), totals.tolist(), strict=True)
+    }
+
+
+def _shares(array: Array) -> list[Sums]:
+    """The sums of one copy of what this process' devices hold of an array."""
+    shards = array.addressable_shards
+    if array.is_fully_replicated:
+        copy = shards[:1]
+    else:
+        copy = [shard for shard in shards if shard.replica_id == 0]
+    strides = tuple(math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim))
+    nothing = (np.uint32(0), np.uint32(0))
+    return [_sums(s.data, strides, _first(s.index, strides)) for s in copy] or [nothing]
+
+
+def _first(index: tuple[slice, ...], strides: tuple[int, ...]) -> np.uint32:
+    """The number of a shard's first entry in the whole array, mod 2³²."""
+    starts = (part.start or 0 for part in index)
+    return np.uint32(sum(s * n for s, n in zip(strides, starts, strict=True)) % 2**32)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _sums(array: Shaped[Array, "..."], strides: tuple[int, ...], first: UInt32[Array, ""]) -> Sums:
+    if array.dtype == jnp.bool_:
+        array = array.astype(jnp.uint8)
+    words = jax.lax.bitcast_convert_type(array, WORDS[array.dtype.itemsize]).astype(jnp.uint32)
+    places = jnp.uint32(first)
+    for axis, stride in enumerate(strides):
+        number = jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
+        places += jnp.uint32(stride % 2**32) * number
+    if words.ndim > array.ndim:  # an entry of eight bytes is two words
+        places = 2 * places[..., None] + jnp.arange(2, dtype=jnp.uint32)
+    h = _mix(words ^ (jnp.uint32(PHI) * places))
+    g = _mix(h ^ jnp.uint32(OTHER))
+    return h.sum(dtype=jnp.uint32), g.sum(dtype=jnp.uint32)
+
+
+def _mix(h: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+    return h ^ (h >> 16)
+
+
+def write(directory: Path, step: int, arrays: dict[str, Arrays]) -> None:
+    """Sums the files of a checkpoint, and writes its manifest beside them.
+
+    Args:
+      directory: The checkpoint's own.
+      step: See `Manifest`.
+      arrays: See `Manifest`.
+
+    Raises:
+      OSError: A file cannot be read, or the manifest not be written.
+    """
+    files = {
+        path.relative_to(directory).as_posix(): {
+            "size": path.stat().st_size,
+            "sha256": _sha256(path),
+        }
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+    manifest = dataclasses.asdict(Manifest(step, arrays, files))
+    with atomic(directory / NAME) as file:
+        file.write(json.dumps({"sha256": _digest(manifest), "manifest": manifest}).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(directory: Path, step: int) -> Manifest:
+    """Reads the manifest of the checkpoint of a step.
+
+    Raises:
+      ValueError: It is missing or damaged, or the checkpoint is another step's.
+    """
+    try:
+        written = json.loads((directory / NAME).read_bytes())
+        if written["sha256"] != _digest(written["manifest"]):
+            raise ValueError("it does not have its own sum")
+        manifest = Manifest(**written["manifest"])
+    except FileNotFoundError:
+        raise ValueError(f"{NAME} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{NAME} is damaged") from error
+    if manifest.step != step:
+        raise ValueError(f"it holds step {manifest.step}")
+    return manifest
+
+
+def check_files(directory: Path, files: Mapping[str, dict[str, Any]]) -> None:
+    """Raises ValueError, naming files, unless they are as the manifest says."""
+    found = ((name, _damage(directory / name, written)) for name, written in files.items())
+    _refuse(f"{name} {damage}" for name, damage in found if damage)
+
+
+def _damage(path: Path, written: dict[str, Any]) -> str | None:
+    try:
+        size = path.stat().st_size
+        if size != written["size"]:
+            return f"has {size} bytes instead of {written['size']}"
+        return None if _sha256(path) == written["sha256"] else "has changed since it was written"
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def check_types(wanted: Mapping[str, Any], held: Arrays, *, whole: bool) -> None:
+    """Raises ValueError, naming arrays, unless those held have the names and types of those wanted.
+
+    Args:
+      wanted: Arrays, or their shapes, by name.
+      held: What the manifest says.
+      whole: Whether all that is held must be wanted; else all below the same top-level entries.
+    """
+    types = {name: type_of(leaf) for name, leaf in wanted.items()}
+    tops = {name.split("/")[0] for name in types}
+    found = {n: a["type"] for n, a in held.items() if whole or n.split("/")[0] in tops}
+    lacking = (f"{name}, {types[name]}, is not there" for name in types if name not in found)
+    spare = (f"{name}, {found[name]}, is not wanted" for name in found if name not in types)
+    other = (
+        f"{name} is {found[name]} where {types[name]} is wanted"
+        for name in types
+        if found.get(name, types[name]) != types[name]
+    )
+    _refuse([*lacking, *spare, *other])
+
+
+def check_sums(found: Mapping[str, Arrays], held: Mapping[str, Arrays]) -> None:
+    """Raises ValueError, naming arrays, unless those that came back, by item, are those saved."""
+    _refuse(
+        f"{name} of {item} came back with other values than were saved"
+        for item, arrays in found.items()
+        for name, entry in arrays.items()
+        if entry != held[item][name]
+    )
+
+
+def _refuse(reasons: Iterable[str]) -> None:
+    found = list(reasons)
+    if found:
+        more = f", and so with {len(found) - 3} more" if len(found) > 3 else ""
+        raise ValueError("; ".join(found[:3]) + more)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(manifest: Any) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

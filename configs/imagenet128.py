@@ -1,0 +1,39 @@
+"""ImageNet at 128×128: the ADM network of the guidance paper's larger experiment.
+
+    python -m cfg_jax train --config configs/imagenet128.py --workdir runs/imagenet128
+
+TFDS prepares `imagenet2012` from archives that you download yourself, with TensorFlow (pip install
+'cfg-jax[prepare]'); reading it does not need that, and resizes every image as it is read. Channels,
+levels, attention, batch and learning rate are those of ADM 128×128 (Dhariwal & Nichol 2021,
+Appendix I, Table 11), which Ho & Salimans 2022, Section 4, say they took; λ in [-20, 20], p_uncond
+0.1, v = 0.2. 422 M parameters at batch 256.
+
+Expected: not trained by this project. `experiments/tpu/plan_imagenet128.md` says what it fits on.
+"""
+
+from cfg_jax.training import config as recipe
+
+
+def get_config():
+    config = recipe.default()
+    config.data.name = "tfds:imagenet2012"
+    config.data.image_size = 128
+    config.data.workers = 8
+    config.schedule.logsnr_min = -20.0
+    config.schedule.logsnr_max = 20.0
+    config.p_uncond = 0.1
+    config.model.channels = 256
+    config.model.channel_mult = (1, 1, 2, 3, 4)
+    config.model.blocks = 2
+    config.model.attention_resolutions = (32, 16, 8)
+    config.model.head_channels = 64
+    config.model.dtype = "bfloat16"
+    config.optim.learning_rate = 1e-4
+    config.optim.warmup = 5_000
+    config.train.steps = 2_700_000
+    config.train.batch_size = 256
+    config.train.sample_every = 25_000
+    config.sample.w = 0.3
+    config.sample.steps = 256
+    config.sample.v = 0.2
+    return config

@@ -1,0 +1,69 @@
+"""Training commands in processes of their own: started, killed, waited for."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from cfg_jax.training import metrics
+
+TESTS = Path(__file__).parent
+
+
+def start(config, workdir, *overrides, devices=1, **environment):
+    """Begins training in a process of its own, on so many devices."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        **environment,
+    }
+    command = [sys.executable, "-m", "cfg_jax", "train", "--config", config, "--workdir", workdir]
+    return subprocess.Popen(
+        [*map(str, command), *overrides],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_together(config, workdir, count, *overrides, devices=1):
+    """Begins training in several processes that make one run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    return [
+        start(
+            config,
+            workdir,
+            f"--coordinator={address}",
+            f"--processes={count}",
+            f"--process={i}",
+            "--wait=60",
+            *overrides,
+            devices=devices,
+        )
+        for i in range(count)
+    ]
+
+
+def finish(processes, seconds=240):
+    """Waits for all; returns what each printed to stderr. None may have failed."""
+    told = [process.communicate(timeout=seconds)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(told)
+    return told
+
+
+def wait_for_row(workdir, step, process, seconds=240):
+    """Returns when the metrics have reached a step."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        rows = metrics.read(workdir / "metrics.jsonl")
+        if rows and rows[-1]["step"] >= step:
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    raise AssertionError(f"no row of step {step} in {seconds} s")

@@ -1,0 +1,103 @@
+"""Plans of the tiny recipe on CPU devices that pass for chips."""
+
+import dataclasses
+
+import jax
+import pytest
+from analyses import analysis
+from recipes import tiny
+
+from cfg_jax.models import UNet
+from cfg_jax.planning import plan as plans
+
+DATA = {"shape": (8, 8, 1), "num_classes": 10}
+
+
+def split(**changed):
+    config = tiny()
+    config.mesh.min_size = 1
+    config.update_from_flattened_dict({name.replace("__", "."): v for name, v in changed.items()})
+    return config
+
+
+@pytest.fixture(scope="module")
+def plan(slice_, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        return plans.make_plan(split(), slice_, **DATA)
+
+
+def test_the_state_is_counted_leaf_by_leaf(plan):
+    network = UNet(8, (1,), 1, (), 8, 10)
+    z, logsnr, label = (
+        jax.ShapeDtypeStruct(s, d)
+        for s, d in (((1, 8, 8, 1), "float32"), ((1,), "float32"), ((1,), "int32"))
+    )
+    shapes = jax.eval_shape(network.init, jax.random.key(0), z, logsnr, label)
+    entries = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert plan.parameters == entries
+    # Adam has two moments and a count, its learning rate another count, the clip nothing.
+    assert plan.state == {
+        "parameters": 4 * entries,
+        "their averages": 4 * entries,
+        "the optimiser's": 8 * entries + 8,
+    }
+
+
+def test_a_gradient_is_reduced_once_and_nothing_else_of_size(plan):
+    sent = [c for c in plan.training.collectives if c.bytes > 1024]
+    assert {c.kind for c in sent} == {"all-reduce"}
+    # The gradient and the metrics, no activation.
+    assert sum(c.bytes for c in sent) == pytest.approx(plan.state["parameters"], rel=0.02)
+
+
+def test_sampling_is_two_evaluations_a_step_for_every_image(plan):
+    """A training step is three of one evaluation, but for the gradient by the image."""
+    assert plan.samples == plan.config.train.batch_size == 16
+    assert plan.config.sample.steps == 2
+    steps_by_two = 2 * 2
+    forward = plan.sampling.flops / steps_by_two
+    assert 2.8 < plan.training.flops / forward < 3
+    assert plan.sampling.collectives == ()
+
+
+def test_images_on_a_chip(plan, slice_):
+    assert plan.images == 2
+    with pytest.raises(ValueError, match="number of devices, 8"):
+        plans.make_plan(split(train__batch_size=12), slice_, **DATA)
+    with pytest.raises(ValueError, match=r"mesh.fsdp must divide the number of devices, 8; got 3"):
+        plans.make_plan(split(mesh__fsdp=3), slice_, **DATA)
+
+
+def test_fsdp_divides_the_state_and_gathers_each_parameter_once(plan, slice_):
+    there = plans.make_plan(split(mesh__fsdp=8), slice_, **DATA, samples=0)
+    assert there.sampling is None
+    # Biases and kernels of one channel have no dimension of 8.
+    assert sum(plan.state.values()) / 8 <= sum(there.state.values()) < sum(plan.state.values()) / 7
+    assert there.training.flops == plan.training.flops
+    gathered = sum(c.runs * c.bytes for c in there.training.collectives if c.kind == "all-gather")
+    assert gathered == pytest.approx(plan.state["parameters"], rel=0.02)
+
+
+def test_the_search_ends_at_the_largest_batch_that_the_compiler_takes(slice_, monkeypatch):
+    """With a compiler that needs 100 MB and 20 MB an image, of 1 GiB."""
+    made = []
+
+    def compiled(program, config, topology, report):
+        images = config.train.batch_size // 8
+        made.append(images)
+        used = 100_000_000 + 20_000_000 * images
+        return dataclasses.replace(faked, used=used, fits=used <= topology.chip.hbm)
+
+    faked = analysis()
+    monkeypatch.setattr(plans, "_step", compiled)
+    best, trials = plans.search(split(), slice_, **DATA)
+    assert best.train.batch_size == 8 * 48
+    assert [t.images for t in trials] == made
+    assert made[0] == 2
+
+    monkeypatch.setattr(
+        plans, "_step", lambda *a: dataclasses.replace(faked, fits=False, used=2**31)
+    )
+    with pytest.raises(ValueError, match=r"no batch fits cpu:8: one image a chip needs 2.00 GiB"):
+        plans.search(split(train__batch_size=8), slice_, **DATA)

@@ -1,0 +1,124 @@
+"""The real TPU compiler, on a tiny network: what it sends, and what memory it takes."""
+
+import importlib.util
+import math
+import re
+
+import jax
+import pytest
+from recipes import tiny
+
+from cfg_jax.planning import plan as plans
+from cfg_jax.planning import search, topology
+from cfg_jax.planning.search import Trial
+
+pytestmark = [
+    pytest.mark.tpu_compiler,
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+    pytest.mark.skipif(
+        importlib.util.find_spec("libtpu") is None,
+        reason="needs the TPU compiler, though no TPU: pip install 'cfg-jax[tpu-plan]'",
+    ),
+]
+
+DATA = {"shape": (16, 16, 3), "num_classes": 10}
+CHIPS = 4
+
+
+@pytest.fixture(scope="module")
+def slice_():
+    return topology.load("v5e:2x2")
+
+
+def recipe(*, images, fsdp):
+    """So many images a chip: activations must outgrow what the chip keeps beside its memory."""
+    config = tiny()
+    config.model.channels = config.model.head_channels = 64
+    config.model.dtype = "bfloat16"
+    config.mesh.fsdp, config.mesh.min_size = fsdp, 1024
+    config.train.batch_size = CHIPS * images
+    return config
+
+
+@pytest.fixture(scope="module")
+def planned(slice_, tmp_path_factory):
+    """Plans of the training step, each compiled once: `planned(images=, fsdp=)`."""
+    made = {}
+    cache = tmp_path_factory.mktemp("cache")
+
+    def plan(**of):
+        key = tuple(of.items())
+        if key not in made:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("XDG_CACHE_HOME", str(cache))
+                made[key] = plans.make_plan(recipe(**of), slice_, samples=0, **DATA)
+        return made[key]
+
+    return plan
+
+
+def entries(array):
+    return math.prod(int(n) for n in re.search(r"\[([\d,]*)\]", array)[1].split(",") if n)
+
+
+def parameters(plan):
+    """Entries of each parameter, split or not."""
+    program = plans._program(plan.config, plan.topology, *DATA.values())
+    leaves = jax.tree.leaves(program.state.params)
+    split = [leaf.size for leaf in leaves if leaf.sharding.spec]
+    return split, [leaf.size for leaf in leaves if not leaf.sharding.spec]
+
+
+def test_without_fsdp_the_gradient_is_reduced_once_and_nothing_is_gathered(planned):
+    plan = planned(images=128, fsdp=1)
+    assert plan.training.fits
+    assert {c.kind for c in plan.training.collectives} == {"all-reduce"}
+    reduced = sum(entries(a) for c in plan.training.collectives for a in c.arrays)
+    # Biases that one sum reaches have one gradient; and there are losses, counts and norms.
+    assert reduced == pytest.approx(plan.parameters, rel=0.002)
+
+
+def test_with_fsdp_each_split_parameter_is_gathered_once_and_its_gradient_scattered(planned):
+    plan = planned(images=128, fsdp=CHIPS)
+    split, whole = parameters(plan)
+    of = {kind: [] for kind in ("all-gather", "reduce-scatter", "all-reduce")}
+    for c in plan.training.collectives:
+        assert c.group == CHIPS
+        of[c.kind] += [entries(a) for a in c.arrays]
+    # No activation is gathered, and nothing twice.
+    assert sorted(of["all-gather"]) == sorted(split)
+    # The compiler reduces some small gradients whole, 1×1 kernels and tables, and slices them.
+    reduced = of["reduce-scatter"] + of["all-reduce"]
+    assert sum(reduced) == pytest.approx(sum(split) + sum(whole), rel=0.002)
+    assert sum(of["reduce-scatter"]) > 0.8 * sum(split)
+
+
+def test_memory_falls_as_the_state_is_split(planned):
+    whole, split = (planned(images=128, fsdp=fsdp) for fsdp in (1, CHIPS))
+    saved = sum(whole.state.values()) - sum(split.state.values())
+    assert saved > 0.7 * sum(whole.state.values())
+    # The gradient is split too, the parameters are gathered.
+    assert whole.training.used - split.training.used > 0.6 * saved
+
+
+def test_memory_is_affine_in_the_batch(planned):
+    """Two batches foretell a third."""
+    fitting = (planned(images=images, fsdp=1) for images in (128, 256))
+    trials = [Trial(p.images, p.training.used, True, None) for p in fitting]
+    a, b = search.affine(trials, limit=2.0**34)
+    used = planned(images=512, fsdp=1).training.used
+    assert a + 512 * b == pytest.approx(used, rel=0.05)
+
+
+def test_a_network_too_large_is_refused_with_what_it_needs(slice_, monkeypatch, tmp_path):
+    """One array of 32 GiB a chip, on 15.75."""
+    from cfg_jax.planning.analysis import analyse
+    from cfg_jax.training.mesh import device_mesh, split
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    mesh = device_mesh(1, slice_.devices)
+    x = jax.ShapeDtypeStruct((CHIPS * 2**16, 2**16), "float32", sharding=split(mesh))
+    found = analyse(jax.jit(lambda x: x + 1.0), (x,), slice_, name="it")
+    assert not found.fits
+    assert found.used == pytest.approx(2 * 2**34, rel=0.01)
