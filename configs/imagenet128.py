@@ -8,7 +8,7 @@ levels, attention, batch and learning rate are those of ADM 128×128 (Dhariwal &
 Appendix I, Table 11), which Ho & Salimans 2022, Section 4, say they took; λ in [-20, 20], p_uncond
 0.1, v = 0.2. 422 M parameters at batch 256.
 
-Expected: not trained by this project. `experiments/tpu/plan_imagenet128.md` says what it fits on.
+Expected: not trained by this project. `python -m cfg_jax plan` says what it fits on.
 """
 
 from cfg_jax.training import config as recipe

@@ -1,4 +1,4 @@
-"""Training commands in processes of their own: started, killed, waited for."""
+"""Commands in processes of their own: started, killed, waited for."""
 
 import os
 import socket
@@ -12,17 +12,16 @@ from cfg_jax.training import metrics
 TESTS = Path(__file__).parent
 
 
-def start(config, workdir, *overrides, devices=1, **environment):
-    """Begins training in a process of its own, on so many devices."""
+def start(*arguments, devices=1):
+    """Begins a command in a process of its own, on so many devices."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        **environment,
+        "TQDM_MININTERVAL": "10",  # nobody reads their pipes meanwhile: they must not fill up
     }
-    command = [sys.executable, "-m", "cfg_jax", "train", "--config", config, "--workdir", workdir]
     return subprocess.Popen(
-        [*map(str, command), *overrides],
+        [sys.executable, "-m", "cfg_jax", *map(str, arguments)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -30,24 +29,35 @@ def start(config, workdir, *overrides, devices=1, **environment):
     )
 
 
-def start_together(config, workdir, count, *overrides, devices=1):
-    """Begins training in several processes that make one run."""
+def train(config, workdir, *overrides, devices=1):
+    """Begins training in a process of its own."""
+    return start("train", "--config", config, "--workdir", workdir, *overrides, devices=devices)
+
+
+def start_together(count, command, *arguments, devices=1, own=lambda i: ()):
+    """Begins a command in several processes that find each other; `own` gives one its own flags."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     return [
         start(
-            config,
-            workdir,
+            command,
             f"--coordinator={address}",
             f"--processes={count}",
             f"--process={i}",
             "--wait=60",
-            *overrides,
+            *arguments,
+            *own(i),
             devices=devices,
         )
         for i in range(count)
     ]
+
+
+def train_together(config, workdir, count, *overrides, devices=1, own=lambda i: ()):
+    """Begins training in several processes that make one run."""
+    arguments = ("--config", config, "--workdir", workdir, *overrides)
+    return start_together(count, "train", *arguments, devices=devices, own=own)
 
 
 def finish(processes, seconds=240):

@@ -1,5 +1,6 @@
 """Compiles a program for a topology, and keeps what the compiler says of it."""
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -8,8 +9,7 @@ import json
 import os
 import re
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +114,7 @@ def versions(topology: Topology) -> str:
 
 def _compile(lowered: Any, topology: Topology) -> dict[str, Any]:
     try:
-        with warnings.catch_warnings():
-            # What was compiled for devices that are not there cannot be read back.
-            warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
+        with _not_cached():
             compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         return {"fits": False, "used": needed(error), "accessed": 0, "collectives": ()}
@@ -131,6 +129,18 @@ def _compile(lowered: Any, topology: Topology) -> dict[str, Any]:
         "accessed": hlo.traffic(text),
         "collectives": tuple(hlo.collectives(text, len(topology.devices))),
     }
+
+
+@contextlib.contextmanager
+def _not_cached() -> Iterator[None]:
+    """Keeps out of JAX's own cache what it could not read back, the devices not being there."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, float("inf"))
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def needed(error: Exception) -> int:

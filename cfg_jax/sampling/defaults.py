@@ -1,8 +1,9 @@
 """The solver and the grid of a sample that names none: functions of the number of steps alone.
 
-`UniPC` on the grid `grids.Secant`, of order 2 below 15 steps and of order 3 from there. Chosen on
-exact guided mixtures, where the end point of the probability-flow ODE is known, over 6 to 40 calls
-and w = 0 to 4, together with the grid's constants, and judged on others
+`UniPC` on the grid `grids.Secant`, of order 2 below 15 steps and of order 3 from there. Chosen over
+6 to 40 calls and w = 0 to 4, together with the grid's constants, on exact guided mixtures, where
+the end point of the probability-flow ODE is known, and on a trained network whose x̂ is clipped;
+judged on other mixtures, other noise and another network
 (`experiments/benchmarks/solvers_vs_diffusers.py`). At few calls and great w a third order
 extrapolates too far.
 """

@@ -78,17 +78,21 @@ class Secant:
     """Quantiles of a widened hyperbolic secant, λ = m + 2 s log tan θ with θ equally spaced.
 
     At m = 0 and s = 1 it is the cosine schedule's p(λ). The levels lie closest around m, where a
-    sample makes up its mind; the last call is made at a level that rises with the number of steps,
-    so that what the final x̂ blurs stays in proportion to the error of the steps before it:
+    sample makes up its mind. With more steps they spread out, towards the noise above all: there an
+    exact denoiser needs few, but the x̂ of a network is ε's error / α. The last call is made at a
+    level that rises with the number of steps, so that what the final x̂ blurs stays in proportion to
+    the error of the steps before it:
 
+        m = m_6 - c log(N / 6),    s = s_6 + c log(N / 6)    (for N < 6 as at 6)
         λ_end = a + b log(N / 6),    σ/α ∝ N^(-b/2) there.
 
     The constants are the defaults' (see `defaults`), and depend on the number of steps alone. The
     first level is the schedule's noisiest, but no noisier than `start`.
 
     Attributes:
-      centre: m.
-      width: s, positive.
+      centre: m_6, that at 6 steps.
+      width: s_6, positive.
+      spread: c, not negative.
       end: a, the level of the last call at 6 steps.
       growth: b, not negative.
       start: The noisiest level to start from. -10.2 is just beyond where the linear β of Ho et al.
@@ -96,16 +100,17 @@ class Secant:
         step of few would amplify a network's error in ε by 1 / α.
 
     Raises:
-      ValueError: width or growth is out of its range, or one of the numbers is not finite.
+      ValueError: width, spread or growth is out of its range, or one of the numbers is not finite.
 
     >>> from cfg_jax import schedules
     >>> from cfg_jax.sampling import grids
     >>> grids.Secant()(schedules.Cosine(), 6).round(2).tolist()
-    [-10.2, -2.42, -0.17, 1.41, 2.86, 4.5, inf]
+    [-10.2, -3.17, -0.66, 1.13, 2.74, 4.5, inf]
     """
 
     centre: float = 2.0
-    width: float = 1.6
+    width: float = 1.9
+    spread: float = 1.2
     end: float = 4.5
     growth: float = 2.8
     start: float = -10.2
@@ -113,10 +118,10 @@ class Secant:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             checks.finite(field.name, getattr(self, field.name))
-        if self.width <= 0.0 or self.growth < 0.0:
+        if self.width <= 0.0 or self.spread < 0.0 or self.growth < 0.0:
             raise ValueError(
-                "width must be positive and growth not negative, "
-                f"got width={self.width} and growth={self.growth}"
+                "width must be positive, spread and growth not negative, "
+                f"got width={self.width}, spread={self.spread} and growth={self.growth}"
             )
 
     def __call__(self, schedule: Schedule, steps: int) -> np.ndarray:
@@ -125,9 +130,11 @@ class Secant:
         first = min(max(schedule.logsnr_min, self.start), schedule.logsnr_max)
         last = min(self.end + self.growth * math.log(steps / 6.0), schedule.logsnr_max)
         ends = np.array([first, max(first, last)])
-        low, high = np.arctan(np.exp((ends - self.centre) / (2.0 * self.width)))
+        spread = self.spread * math.log(max(steps, 6) / 6.0)
+        centre, width = self.centre - spread, self.width + spread
+        low, high = np.arctan(np.exp((ends - centre) / (2.0 * width)))
         angles = np.linspace(low, high, steps)
-        return np.append(self.centre + 2.0 * self.width * np.log(np.tan(angles)), np.inf)
+        return np.append(centre + 2.0 * width * np.log(np.tan(angles)), np.inf)
 
 
 GRIDS: dict[str, type] = {

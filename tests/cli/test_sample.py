@@ -1,8 +1,11 @@
 """The command `sample`: pictures, arrays, going on, and what it refuses."""
 
+import time
+
 import jax
 import numpy as np
 import pytest
+from launch import finish, start_together
 from PIL import Image
 
 import cfg_jax
@@ -100,6 +103,26 @@ def test_a_picture_has_a_row_a_label(command, trained, tmp_path):
     assert code == 0, err
     picture = Image.open(out)
     assert picture.size[1] / picture.size[0] == pytest.approx(10 / 4, rel=0.02)
+
+
+def test_several_processes_share_the_images_out(command, trained, tmp_path):
+    """One of them is killed; all of them, started again, end with what one process makes."""
+    flags = ("--labels", "0-3", "--per-label", 6, "--batch", 4, "--steps", 3)
+    alone, shared = tmp_path / "alone.npz", tmp_path / "shared.npz"
+    assert command(*sample(trained, alone, *flags))[0] == 0
+    parts = tmp_path / "shared.npz.parts"
+    group = start_together(2, *sample(trained, shared, *flags))
+    while not list(parts.glob("*.npy")):
+        assert None in [process.poll() for process in group], [p.communicate() for p in group]
+        time.sleep(0.05)
+    group[1].kill()
+    for process in group:
+        process.communicate(timeout=120)
+    finish(start_together(2, *sample(trained, shared, *flags)))
+    with np.load(alone) as a, np.load(shared) as b:
+        np.testing.assert_array_equal(a["arr_1"], b["arr_1"])
+        assert np.abs(a["arr_0"].astype(int) - b["arr_0"].astype(int)).max() <= 1
+    assert not parts.exists()
 
 
 def test_interrupted_it_goes_on(command, trained, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import signal
 
 import pytest
-from launch import start, wait_for_row
+from launch import train, wait_for_row
 from recipes import write
 
 
@@ -15,7 +15,7 @@ def config(tmp_path):
 def test_ctrl_c_saves_and_says_how_to_go_on(config, tmp_path):
     workdir = tmp_path / "run"
     settings = ("--config.train.steps=100000", "--config.train.checkpoint_every=100000")
-    process = start(config, workdir, *settings)
+    process = train(config, workdir, *settings)
     wait_for_row(workdir, 4, process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)

@@ -8,8 +8,8 @@ import jax
 import pytest
 from recipes import tiny
 
+from cfg_jax.planning import hlo, search, topology
 from cfg_jax.planning import plan as plans
-from cfg_jax.planning import search, topology
 from cfg_jax.planning.search import Trial
 
 pytestmark = [
@@ -32,9 +32,9 @@ def slice_():
 
 
 def recipe(*, images, fsdp):
-    """So many images a chip: activations must outgrow what the chip keeps beside its memory."""
+    """Wide, so that parameters outweigh code, and activations what stays on the chip."""
     config = tiny()
-    config.model.channels = config.model.head_channels = 64
+    config.model.channels = config.model.head_channels = 256
     config.model.dtype = "bfloat16"
     config.mesh.fsdp, config.mesh.min_size = fsdp, 1024
     config.train.batch_size = CHIPS * images
@@ -71,7 +71,7 @@ def parameters(plan):
 
 
 def test_without_fsdp_the_gradient_is_reduced_once_and_nothing_is_gathered(planned):
-    plan = planned(images=128, fsdp=1)
+    plan = planned(images=64, fsdp=1)
     assert plan.training.fits
     assert {c.kind for c in plan.training.collectives} == {"all-reduce"}
     reduced = sum(entries(a) for c in plan.training.collectives for a in c.arrays)
@@ -80,22 +80,26 @@ def test_without_fsdp_the_gradient_is_reduced_once_and_nothing_is_gathered(plann
 
 
 def test_with_fsdp_each_split_parameter_is_gathered_once_and_its_gradient_scattered(planned):
-    plan = planned(images=128, fsdp=CHIPS)
+    plan = planned(images=64, fsdp=CHIPS)
     split, whole = parameters(plan)
-    of = {kind: [] for kind in ("all-gather", "reduce-scatter", "all-reduce")}
+    of = {kind: [] for kind in hlo.KINDS}
     for c in plan.training.collectives:
         assert c.group == CHIPS
         of[c.kind] += [entries(a) for a in c.arrays]
     # No activation is gathered, and nothing twice.
     assert sorted(of["all-gather"]) == sorted(split)
-    # The compiler reduces some small gradients whole, 1×1 kernels and tables, and slices them.
-    reduced = of["reduce-scatter"] + of["all-reduce"]
-    assert sum(reduced) == pytest.approx(sum(split) + sum(whole), rel=0.002)
-    assert sum(of["reduce-scatter"]) > 0.8 * sum(split)
+    # Some gradients are scattered share by share, while their products are still being computed.
+    shares = {CHIPS * count for count in of["collective-permute"]}
+    assert shares <= set(split)
+    scattered = of["reduce-scatter"] + [CHIPS * n / (CHIPS - 1) for n in of["collective-permute"]]
+    # Others, of 1×1 kernels and tables, are reduced whole, as are those of biases.
+    reduced = sum(of["all-reduce"])
+    assert reduced < 0.1 * sum(split) + sum(whole) + 500
+    assert 0.9 * plan.parameters < sum(scattered) + reduced < 1.5 * plan.parameters
 
 
 def test_memory_falls_as_the_state_is_split(planned):
-    whole, split = (planned(images=128, fsdp=fsdp) for fsdp in (1, CHIPS))
+    whole, split = (planned(images=64, fsdp=fsdp) for fsdp in (1, CHIPS))
     saved = sum(whole.state.values()) - sum(split.state.values())
     assert saved > 0.7 * sum(whole.state.values())
     # The gradient is split too, the parameters are gathered.
@@ -104,11 +108,11 @@ def test_memory_falls_as_the_state_is_split(planned):
 
 def test_memory_is_affine_in_the_batch(planned):
     """Two batches foretell a third."""
-    fitting = (planned(images=images, fsdp=1) for images in (128, 256))
+    fitting = (planned(images=images, fsdp=1) for images in (64, 128))
     trials = [Trial(p.images, p.training.used, True, None) for p in fitting]
     a, b = search.affine(trials, limit=2.0**34)
-    used = planned(images=512, fsdp=1).training.used
-    assert a + 512 * b == pytest.approx(used, rel=0.05)
+    used = planned(images=256, fsdp=1).training.used
+    assert a + 256 * b == pytest.approx(used, rel=0.05)
 
 
 def test_a_network_too_large_is_refused_with_what_it_needs(slice_, monkeypatch, tmp_path):

@@ -47,8 +47,16 @@ def test_karras_is_equation_5():
 
 def test_secant_of_width_1_around_0_is_the_cosine_schedule():
     cosine = schedules.Cosine(logsnr_min=-9.0, logsnr_max=4.5)
-    plain = grids.Secant(centre=0.0, width=1.0, end=4.5, growth=0.0)
+    plain = grids.Secant(centre=0.0, width=1.0, spread=0.0, end=4.5, growth=0.0)
     np.testing.assert_allclose(plain(SCHEDULE, 8)[:-1], cosine.grid(7), rtol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 6, 24])
+def test_secant_spreads_towards_the_noise_with_more_steps(steps):
+    by = 0.5 * math.log(max(steps, 6) / 6)
+    grid = grids.Secant(centre=1.0, width=1.5, spread=0.5, end=4.5, growth=0.0)
+    same = grids.Secant(centre=1.0 - by, width=1.5 + by, spread=0.0, end=4.5, growth=0.0)
+    np.testing.assert_array_equal(grid(SCHEDULE, steps), same(SCHEDULE, steps))
 
 
 def test_grids_are_hashable_and_equal_by_value():
@@ -111,5 +119,7 @@ def test_knobs_out_of_range_are_refused():
         grids.Karras(rho=0.0)
     with pytest.raises(ValueError, match="centre must be finite"):
         grids.Secant(centre=math.nan)
-    with pytest.raises(ValueError, match="width must be positive and growth not negative"):
+    with pytest.raises(ValueError, match="width must be positive, spread and growth not negative"):
         grids.Secant(width=0.0)
+    with pytest.raises(ValueError, match=r"got width=1\.9, spread=-1\.0"):
+        grids.Secant(spread=-1.0)

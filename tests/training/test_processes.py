@@ -6,7 +6,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from launch import finish, start, start_together, wait_for_row
+from launch import finish, train, train_together, wait_for_row
 from recipes import write
 
 from cfg_jax.training import metrics, processes
@@ -30,16 +30,18 @@ def curve(workdir):
 def alone(tmp_path_factory):
     """The loss curve of one process on one device."""
     folder = tmp_path_factory.mktemp("alone")
-    finish([start(write(folder), folder / "run", *SETTINGS)])
+    finish([train(write(folder), folder / "run", *SETTINGS)])
     return curve(folder / "run")
 
 
-@pytest.mark.parametrize(("count", "devices", "fsdp"), [(2, 1, 1), (4, 1, 2)])
+# Not on both axes at once: with groups of several kinds in one program Gloo, which carries the
+# CPU's collectives, mixes messages up or waits for ever.
+@pytest.mark.parametrize(("count", "devices", "fsdp"), [(2, 1, 1), (4, 1, 4)])
 def test_several_processes_train_as_one(alone, tmp_path, count, devices, fsdp):
     """The same batches and noise; one is killed, the others say so, and all go on."""
     config, workdir = write(tmp_path), tmp_path / "run"
     settings = (*SETTINGS, f"--config.mesh.fsdp={fsdp}")
-    group = start_together(config, workdir, count, *settings, devices=devices)
+    group = train_together(config, workdir, count, *settings, devices=devices)
     wait_for_row(workdir, 23, group[0])
     group[-1].send_signal(signal.SIGKILL)
     began = time.monotonic()
@@ -48,7 +50,7 @@ def test_several_processes_train_as_one(alone, tmp_path, count, devices, fsdp):
     assert all(process.returncode for process in group)
     assert "lost the others" in told[0]
     assert "they go on from" in told[0]
-    finish(start_together(config, workdir, count, *settings, devices=devices))
+    finish(train_together(config, workdir, count, *settings, devices=devices))
     np.testing.assert_allclose(curve(workdir), alone, rtol=1e-4)
 
 
@@ -56,14 +58,14 @@ def test_a_checkpoint_of_several_processes_goes_on_in_one_and_the_other_way_roun
     config, workdir = write(tmp_path), tmp_path / "run"
     for steps, count in ((20, 2), (30, 1), (50, 2)):
         settings = (*SETTINGS, f"--config.train.steps={steps}")
-        finish(start_together(config, workdir, count, *settings))
+        finish(train_together(config, workdir, count, *settings))
     np.testing.assert_allclose(curve(workdir), alone, rtol=1e-4)
 
 
 def test_a_notice_to_one_process_saves_in_all(tmp_path):
     config, workdir = write(tmp_path), tmp_path / "run"
     settings = (*SETTINGS, "--config.train.steps=100000", "--config.train.checkpoint_every=100000")
-    group = start_together(config, workdir, 2, *settings)
+    group = train_together(config, workdir, 2, *settings)
     wait_for_row(workdir, 5, group[0])
     group[1].send_signal(signal.SIGTERM)
     out = [process.communicate(timeout=120) for process in group]
@@ -75,27 +77,13 @@ def test_a_notice_to_one_process_saves_in_all(tmp_path):
 
 
 def test_processes_with_different_recipes_refuse_to_start(tmp_path):
-    config = write(tmp_path)
-    one, other = start_together(config, tmp_path / "run", 2, *SETTINGS)
-    other.kill()
-    other.communicate()
-    one.kill()
-    one.communicate()
-    from launch import start as begin
-
-    address = next(a for a in one.args if a.startswith("--coordinator="))
-    group = [
-        begin(
-            config,
-            tmp_path / "run",
-            *SETTINGS,
-            address,
-            "--processes=2",
-            f"--process={i}",
-            f"--config.p_uncond={0.1 + 0.1 * i}",
-        )
-        for i in range(2)
-    ]
+    group = train_together(
+        write(tmp_path),
+        tmp_path / "run",
+        2,
+        *SETTINGS,
+        own=lambda i: [f"--config.p_uncond={0.1 + 0.1 * i}"],
+    )
     told = [process.communicate(timeout=120)[1] for process in group]
     assert [process.returncode for process in group] == [2, 2], told
     for err in told:
@@ -124,7 +112,7 @@ def test_a_coordinator_that_does_not_answer_is_named(tmp_path):
 
 
 def test_processes_that_do_not_come_are_named(tmp_path):
-    first, second = start_together(write(tmp_path), tmp_path / "run", 2, "--wait=6", *SETTINGS)
+    first, second = train_together(write(tmp_path), tmp_path / "run", 2, "--wait=6", *SETTINGS)
     second.kill()
     second.communicate()
     _, err = first.communicate(timeout=90)

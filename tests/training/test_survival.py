@@ -7,7 +7,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from launch import finish, start, wait_for_row
+from launch import finish, train, wait_for_row
 from recipes import tiny, write
 
 from cfg_jax.training import mesh as meshes
@@ -43,7 +43,7 @@ def losses(workdir):
 def whole(tmp_path_factory):
     """The run that nothing happened to."""
     folder = tmp_path_factory.mktemp("whole")
-    finish([start(write(folder), folder / "run", *SETTINGS)])
+    finish([train(write(folder), folder / "run", *SETTINGS)])
     return folder / "run"
 
 
@@ -51,7 +51,7 @@ def test_killed_at_random_moments_it_ends_the_same(whole, tmp_path):
     config, workdir, rng = write(tmp_path), tmp_path / "run", random.Random(0)
     kills = 0
     while True:
-        process = start(config, workdir, *SETTINGS)
+        process = train(config, workdir, *SETTINGS)
         if kills < 8:
             if kills % 2:  # while it trains and saves
                 reached = max(losses(workdir), default=0) if workdir.exists() else 0
@@ -72,20 +72,20 @@ def test_killed_at_random_moments_it_ends_the_same(whole, tmp_path):
 
 def test_a_notice_to_end_saves_and_the_resumed_run_ends_the_same(whole, tmp_path):
     config, workdir = write(tmp_path), tmp_path / "run"
-    process = start(config, workdir, *SETTINGS)
+    process = train(config, workdir, *SETTINGS)
     wait_for_row(workdir, 40, process)
     process.send_signal(signal.SIGTERM)
     told, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "stopped by SIGTERM" in told
     assert f"go on with: python -m cfg_jax train --config {config}" in told
-    finish([start(config, workdir, *SETTINGS)])
+    finish([train(config, workdir, *SETTINGS)])
     jax.tree.map(np.testing.assert_array_equal, final(workdir), final(whole))
 
 
 def test_the_ledger_adds_up_over_restarts(whole, tmp_path):
     config, workdir = write(tmp_path), tmp_path / "run"
-    process = start(config, workdir, *SETTINGS)
+    process = train(config, workdir, *SETTINGS)
     while not (workdir / "checkpoints" / "20").is_dir():
         assert process.poll() is None
         time.sleep(0.05)
@@ -93,7 +93,7 @@ def test_the_ledger_adds_up_over_restarts(whole, tmp_path):
     process.communicate()
     before = metrics.read(workdir / "metrics.jsonl")[-1]
     began = time.perf_counter()
-    finish([start(config, workdir, *SETTINGS)])
+    finish([train(config, workdir, *SETTINGS)])
     took = time.perf_counter() - began
     rows = metrics.read(workdir / "metrics.jsonl")
     seconds, total = rows[-1]["seconds"], sum(rows[-1]["seconds"].values())
