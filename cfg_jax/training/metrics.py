@@ -68,7 +68,7 @@ def _series(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
     """Every number within, with its place as its name: "loss", "loss_by_logsnr/3"."""
     for name, value in values.items():
         if isinstance(value, list):
-            value = dict(enumerate(value))
+            value = {str(i): entry for i, entry in enumerate(value)}
         if isinstance(value, dict):
             yield from _series(value, f"{prefix}{name}/")
         elif value is not None:

@@ -84,7 +84,7 @@ if not WORKDIR.exists():
     config.optim.warmup = 100
     config.train.steps = STEPS
     config.train.batch_size = 64
-    config.train.ema = 0.995
+    config.train.ema = (0.995,)
     config.train.sample_every = 0
     config.sample.steps = 50
     train(config, WORKDIR)

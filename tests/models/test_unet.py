@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cfg_jax.models import UNet
-from cfg_jax.models.unet import ResidualBlock
+from cfg_jax.models.unet import REMAT, ResidualBlock
 
 TINY = {
     "channels": 8,
@@ -151,7 +151,8 @@ def test_bfloat16_computes_nearly_the_same_from_float32_parameters(net):
     assert 0 < np.abs(got - want).max() < 0.05 * np.abs(want).max()
 
 
-def test_remat_changes_what_is_kept_and_nothing_else():
+@pytest.mark.parametrize("remat", [name for name in REMAT if name != "none"])
+def test_remat_changes_what_is_kept_and_nothing_else(remat):
     z = Z[:, :4, :4]
     variables = random_variables(SMALLEST, z, LAM)
 
@@ -159,7 +160,7 @@ def test_remat_changes_what_is_kept_and_nothing_else():
         return jnp.square(network.apply(v, z, LAM)).sum()
 
     gradient = jax.jit(jax.grad(loss), static_argnums=1)
-    again = SMALLEST.clone(remat=True)
+    again = SMALLEST.clone(remat=remat)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
         gradient(variables, SMALLEST),

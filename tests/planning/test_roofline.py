@@ -19,6 +19,6 @@ def test_utilisation_slows_arithmetic_alone(slice_):
     found = roofline(analysis(collectives=()), slice_)
     assert found.bound == "arithmetic"
     assert found.seconds(0.4) == pytest.approx(2 / 0.4)
-    bound = roofline(analysis(collectives=(), accessed=3000.0), slice_)
+    bound = roofline(analysis(collectives=(), accessed=3000), slice_)
     assert bound.bound == "memory"
     assert (bound.seconds(1.0), bound.seconds(0.4)) == pytest.approx((3, 5))
