@@ -1,4 +1,4 @@
-"""What the README says: its Python runs as written, its commands do what they say."""
+"""What the README and docs/ say: their Python runs as written, their commands do what they say."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ from PIL import Image
 from cfg_jax.cli import main
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TINY = (
     "--config.train.steps=2",
     "--config.train.batch_size=8",
@@ -26,14 +26,19 @@ TINY = (
 
 
 def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return [
+        block
+        for page in PAGES
+        for block in re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+    ]
 
 
 def commands():
     lines = "".join(blocks("bash")).splitlines()
-    return [
+    found = [
         line.removeprefix(".venv/bin/python -m cfg_jax ") for line in lines if "-m cfg_jax" in line
     ]
+    return list(dict.fromkeys(found))
 
 
 @pytest.fixture
@@ -65,6 +70,10 @@ def test_commands_run(demo, line):
     argv = shlex.split(line)
     if argv[0] == "train":
         argv += [*TINY, "--workdir", "runs/new"]
+    if "--replay-step" in argv:
+        place = argv.index("--replay-step")
+        main(argv[:place] + argv[place + 2 :])
+        argv[place + 1] = "2"
     main(argv)
     if argv[0] == "train":
         assert Path("runs/new/checkpoints/2").is_dir()
@@ -74,14 +83,17 @@ def test_commands_run(demo, line):
         assert Path("runs/digits/evaluation/report.json").is_file()
 
 
-def test_paths_it_names_exist():
-    for path in re.findall(r"`((?:configs|experiments|cfg_jax|tests)/[\w./-]*)`", README):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_it_names_exist(page):
+    text = page.read_text()
+    for path in re.findall(r"`((?:configs|experiments|cfg_jax|tests)/[\w./-]*)`", text):
         assert (ROOT / path).exists(), path
-    for path in re.findall(r"\]\((experiments/[\w./-]*)\)", README):
-        assert (ROOT / path).is_file(), path
+    for path in re.findall(r"\]\((?!https?:)([^)#]*)\)", text):
+        assert (page.parent / path).is_file(), path
 
 
-def test_make_targets_it_names_exist():
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_targets_it_names_exist(page):
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
+    for target in re.findall(r"^make ([\w-]+)", page.read_text(), re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

@@ -19,13 +19,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
-from cfg_jax.training import manifest
+from cfg_jax.training import manifest, processes
 from cfg_jax.training.manifest import Manifest
 from cfg_jax.training.state import State
 
@@ -120,7 +118,7 @@ class Checkpoints:
         Raises:
           CheckpointError: It could not be written.
         """
-        self._await(lambda written: _together(written.result))
+        self._await(lambda written: processes.in_all(written.result))
 
     def restore(self, step: int, like: State) -> State:
         """The state of a step.
@@ -171,7 +169,7 @@ class Checkpoints:
         for path in sorted(self._directory.glob("[0-9]*.*")):
             if path.suffix != ".old":
                 aside[path] = f"{path} was half written when a run ended"
-        for line in _together(lambda: self._set_aside(aside)):
+        for line in processes.in_all(lambda: self._set_aside(aside)):
             report(line)
         return found
 
@@ -258,10 +256,10 @@ class Checkpoints:
         self.wait()
         like = {item: manifest.names(tree) for item, tree in trees.items()}
         try:
-            held = _together(lambda: self._check(step, like, whole))
-            found = _together(lambda: self._restored(step, like))
+            held = processes.in_all(lambda: self._check(step, like, whole))
+            found = processes.in_all(lambda: self._restored(step, like))
             sums = {item: manifest.take(arrays) for item, arrays in found.items()}
-            _together(lambda: manifest.check_sums(sums, held.arrays))
+            processes.in_all(lambda: manifest.check_sums(sums, held.arrays))
         except ValueError as error:
             raise ValueError(f"the checkpoint {self.path(step)} cannot be used: {error}") from error
         return {
@@ -330,27 +328,3 @@ def _reason(error: Exception) -> str:
     if code is not None:
         return os.strerror(int(code))
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _together(action: Callable[[], T]) -> T:
-    """Acts in every process; where it fails in one it fails in all, with that one's reason.
-
-    Its type is ValueError in all of them, or else in the others RuntimeError.
-    """
-    failure: Exception | None = None
-    try:
-        result = action()
-    except Exception as error:
-        failure = error
-    if jax.process_count() > 1:
-        kind = "" if failure is None else "V" if isinstance(failure, ValueError) else "R"
-        text = f"{kind}{failure or ''}".encode()[:1000].ljust(1000)
-        rows = np.asarray(multihost_utils.process_allgather(np.frombuffer(text, np.uint8)))
-        for process, row in enumerate(rows):
-            told = bytes(row).decode(errors="ignore").strip()
-            if told and failure is None:
-                raised = ValueError if told[0] == "V" else RuntimeError
-                failure = raised(f"{told[1:]} (in process {process})")
-    if failure is not None:
-        raise failure
-    return result

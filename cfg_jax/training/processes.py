@@ -14,11 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+T = TypeVar("T")
 
 HEARTBEAT = 60
 """Seconds without a sign of life after which a process counts as dead."""
@@ -111,6 +113,30 @@ def by_first(action: Callable[[], Any]) -> None:
             raise ValueError("process 0 refused to go on; its message says why")
     if failure is not None:
         raise failure
+
+
+def in_all(action: Callable[[], T]) -> T:
+    """Acts in every process; where it fails in one it fails in all, with that one's reason.
+
+    Its type is ValueError in all of them, or else in the others RuntimeError.
+    """
+    failure: Exception | None = None
+    try:
+        result = action()
+    except Exception as error:
+        failure = error
+    if jax.process_count() > 1:
+        kind = "" if failure is None else "V" if isinstance(failure, ValueError) else "R"
+        text = f"{kind}{failure or ''}".encode()[:1000].ljust(1000)
+        rows = np.asarray(multihost_utils.process_allgather(np.frombuffer(text, np.uint8)))
+        for process, row in enumerate(rows):
+            told = bytes(row).decode(errors="ignore").strip()
+            if told and failure is None:
+                raised = ValueError if told[0] == "V" else RuntimeError
+                failure = raised(f"{told[1:]} (in process {process})")
+    if failure is not None:
+        raise failure
+    return result
 
 
 def agree(what: str, value: Any) -> None:

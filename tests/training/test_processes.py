@@ -34,6 +34,13 @@ def alone(tmp_path_factory):
     return curve(folder / "run")
 
 
+@pytest.mark.parametrize(("devices", "fsdp"), [(2, 1), (4, 4), (8, 2)])
+def test_any_number_of_devices_trains_as_one(alone, tmp_path, devices, fsdp):
+    workdir, axis = tmp_path / "run", f"--config.mesh.fsdp={fsdp}"
+    finish([train(write(tmp_path), workdir, *SETTINGS, axis, devices=devices)])
+    np.testing.assert_allclose(curve(workdir), alone, rtol=1e-4)
+
+
 # Not on both axes at once: with groups of several kinds in one program Gloo, which carries the
 # CPU's collectives, mixes messages up or waits for ever.
 @pytest.mark.parametrize(("count", "devices", "fsdp"), [(2, 1, 1), (4, 1, 4)])

@@ -147,6 +147,8 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(one):
         jax.device_get((after.params, after.ema, after.opt_state)),
     )
     assert clean[-1].skipped == 0
+    stood_in = np.arange(16, dtype=np.int32) % 2
+    assert program.step(after, BATCHES[0] | {"replaced": stood_in})[1].replaced == 8
 
 
 def test_the_same_seed_takes_the_same_steps_bitwise(one):
