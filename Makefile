@@ -6,12 +6,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv demo test test-tpu-plan lint
+GUIDED_DIFFUSION ?= $(VENV)/guided-diffusion
+GUIDED_DIFFUSION_COMMIT := 22e0df8183507e13a7813f8d38d51b072ca1e67c
+
+.PHONY: help venv demo test test-tpu-plan test-parity lint
 
 help:
 	@echo 'make demo   set up, train on real digits, sample with guidance, score a sweep over w'
 	@echo 'make test   set up, run the whole test suite'
 	@echo 'make test-tpu-plan   compile for TPUs that are not there; installs libtpu (205 MB)'
+	@echo 'make test-parity   compare with other projects; installs torch, fetches their code'
 	@echo 'make lint   style, types, and the order of the rooms'
 	@echo 'make venv   set up only: $(VENV), from the tested versions in constraints.txt'
 
@@ -38,6 +42,19 @@ test-tpu-plan: venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt --editable '.[tpu-plan]'
 	$(BIN)/python -m pytest -m tpu_compiler
+
+test-parity: venv $(GUIDED_DIFFUSION)/setup.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[parity]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-deps torch-fidelity==0.4.0 pytorch-fid==0.3.0
+	GUIDED_DIFFUSION=$(GUIDED_DIFFUSION) $(BIN)/python -m pytest -m 'guided_diffusion or parity'
+
+$(GUIDED_DIFFUSION)/setup.py:
+	git init --quiet $(@D)
+	git -C $(@D) fetch --quiet --depth 1 \
+	  https://github.com/openai/guided-diffusion $(GUIDED_DIFFUSION_COMMIT)
+	git -C $(@D) checkout --quiet FETCH_HEAD
 
 lint: venv
 	$(BIN)/ruff check .

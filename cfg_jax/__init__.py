@@ -21,7 +21,7 @@ from cfg_jax.diffusion import (
 from cfg_jax.sampling import grids, pmap_sample, sample, sharded_sample, solvers
 
 if TYPE_CHECKING:
-    from cfg_jax.run import Run, load
+    from cfg_jax.run import Run, load, load_noisy_classifier
 
 __version__ = "0.1.0"
 
@@ -32,6 +32,7 @@ __all__ = [
     "guidance",
     "likelihood",
     "load",
+    "load_noisy_classifier",
     "mixtures",
     "objective",
     "pmap_sample",
@@ -43,7 +44,11 @@ __all__ = [
     "solvers",
 ]
 
-_LAZY = {"load": "cfg_jax.run", "Run": "cfg_jax.run"}
+_LAZY = {
+    "load": "cfg_jax.run",
+    "load_noisy_classifier": "cfg_jax.run",
+    "Run": "cfg_jax.run",
+}
 """Names that need Flax, Orbax or files: imported when first used."""
 
 

@@ -1,9 +1,9 @@
-"""A trained network, loaded from its work directory, with all that sampling from it needs."""
+"""A trained network, loaded from its work directory, with all that using it needs."""
 
 import dataclasses
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,15 @@ from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, Int
 from ml_collections import ConfigDict
 
+from cfg_jax import guidance
 from cfg_jax.diffusion.denoiser import Denoiser
 from cfg_jax.diffusion.schedules import Schedule
-from cfg_jax.models import UNet
+from cfg_jax.models import Encoder, UNet
+from cfg_jax.models.encoder import LogProb
+from cfg_jax.models.unet import LearnedVariance
 from cfg_jax.sampling import sample, sharded_sample
 from cfg_jax.sampling.grids import Grid
-from cfg_jax.sampling.solvers import Solver
+from cfg_jax.sampling.solvers import Ancestral, Solver
 from cfg_jax.training import averages
 from cfg_jax.training import config as recipe
 from cfg_jax.training.checkpoints import Checkpoints
@@ -27,10 +30,13 @@ from cfg_jax.training.guided import guided
 from cfg_jax.training.journal import note
 from cfg_jax.training.workdir import describe
 
+FORMS = ("eps", "mean")
+"""What a classifier may move: ε̂, or the mean of an ancestral step."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-    """A trained network and its recipe; made by `load`.
+class Trained:
+    """A trained network and its recipe.
 
     Attributes:
       workdir: The directory it was loaded from.
@@ -45,15 +51,10 @@ class Run:
     workdir: Path
     step: int
     config: ConfigDict
-    network: UNet
+    network: Any
     params: Any
     shape: tuple[int, ...]
     class_names: tuple[str, ...]
-
-    @property
-    def denoiser(self) -> Denoiser:
-        """`(z, logsnr, cond) -> eps`, unguided; the parameters are its leaves."""
-        return jax.tree_util.Partial(self.network.apply, self.params)
 
     @property
     def schedule(self) -> Schedule:
@@ -61,21 +62,134 @@ class Run:
         return recipe.schedule(self.config)
 
     @property
+    def checkpoint(self) -> Path:
+        """Where its parameters lie."""
+        return self.workdir.resolve() / "checkpoints" / str(self.step)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoisyClassifier(Trained):
+    """A trained p(c|z_λ) and its recipe; made by `load_noisy_classifier`."""
+
+    network: Encoder
+
+    @property
+    def log_prob(self) -> LogProb:
+        """`(z, logsnr, cond) -> log p(c|z_λ)`, as `guidance.classifier` wants it."""
+        return LogProb(network=self.network, params=self.params)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(Trained):
+    """A trained diffusion model and its recipe; made by `load`."""
+
+    network: UNet
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """`(z, logsnr, cond) -> eps`, unguided; the parameters are its leaves."""
+        return jax.tree_util.Partial(self.network.apply, self.params)
+
+    @property
     def null(self) -> int | None:
-        """The label that stands for none: the number of classes. None if it takes no labels."""
+        """The label that stands for none: the number of classes. None if it takes no labels.
+
+        A network of `config.model.null = False` was never trained with it.
+        """
         return self.network.num_classes or None
 
-    def guided(self, w: ArrayLike) -> Denoiser:
+    @property
+    def learned_variance(self) -> LearnedVariance | None:
+        """`(z, logsnr, cond) -> v` for `solvers.Ancestral(v=...)`; None if it learned none."""
+        if not self.network.learned_variance:
+            return None
+        return LearnedVariance(network=self.network, params=self.params)
+
+    @property
+    def solver(self) -> Solver | None:
+        """The recipe's, with the variance that the network learned if it says so."""
+        chosen = recipe.solver(self.config)
+        if self.config.sample.learned_v and isinstance(chosen, Ancestral):
+            return dataclasses.replace(chosen, v=self.learned_variance)
+        return chosen
+
+    def guided(
+        self,
+        w: ArrayLike,
+        *,
+        classifier: Callable | None = None,
+        classifier_scale: ArrayLike = 1.0,
+        classifier_form: str = "eps",
+    ) -> Denoiser:
         """The denoiser under the recipe's guidance of strength w, its x̂ kept within [-1, 1].
 
-        Classifier-free guidance, if the recipe names no other; see `config.guidance`.
+        Classifier-free guidance, if the recipe names no other; see `config.guidance`. A noisy
+        classifier guides what that makes: with w = 0 the conditional network, with w = -1 the
+        unconditional one, each evaluated alone where w is a plain number.
+
+        Args:
+          w: The strength.
+          classifier: As in `sample`.
+          classifier_scale: As in `sample`.
+          classifier_form: As in `sample`; "mean" leaves the denoiser to the other guidance.
 
         Raises:
-          ValueError: The recipe's guidance has a mistake.
+          ValueError: The recipe's guidance has a mistake, or takes a label for none of a network
+            that has no such label.
         """
         weaker = self.weaker
         weak = None if weaker is None else weaker.denoiser
-        return guided(self.config, self.denoiser, w=w, null=self.null, weak=weak)
+        denoiser, null = self.denoiser, self.null
+        if not self.network.null and self.config.guidance.name != "autoguidance":
+            if np.any(np.asarray(w) != 0.0):
+                raise ValueError(
+                    f"the network of {self.workdir} was trained without a label for none: "
+                    f"w must be 0, got {w}"
+                )
+            null = None
+        if classifier is not None:
+            denoiser, null = self._alone(w, null)
+            if weak is not None and self.null is None:
+                weak = guidance.unconditional(weak, null=None)
+        return guided(
+            self.config,
+            denoiser,
+            w=w,
+            null=null,
+            weak=weak,
+            log_prob=classifier if classifier_form == "eps" else None,
+            scale=classifier_scale,
+        )
+
+    def _alone(self, w: ArrayLike, null: int | None) -> tuple[Denoiser, int | None]:
+        """What a classifier guides, and its null: no second half where w needs but one."""
+        if self.null is None:
+            return guidance.unconditional(self.denoiser, null=None), None
+        if self.config.guidance.name == "classifier_free" and isinstance(w, (int, float)):
+            if w == 0.0:
+                return self.denoiser, None
+            if w == -1.0:
+                return guidance.unconditional(self.denoiser, null=null), None
+        return self.denoiser, null
+
+    def _solver(
+        self, solver: Solver | None, classifier: Callable | None, scale: ArrayLike, form: str
+    ) -> Solver | None:
+        """The solver, or the recipe's; its mean shifted by the classifier if that is the form."""
+        solver = self.solver if solver is None else solver
+        if classifier is None:
+            return solver
+        if form not in FORMS:
+            raise ValueError(f"classifier_form must be one of {', '.join(FORMS)}; got {form!r}")
+        if isinstance(solver, Ancestral) and self.null is None and callable(solver.v):
+            solver = dataclasses.replace(solver, v=guidance.unconditional(solver.v, null=None))
+        if form == "eps":
+            return solver
+        if not isinstance(solver, Ancestral):
+            raise ValueError("classifier_form mean shifts the mean of ancestral, no other solver's")
+        if {self.config.guidance.low, self.config.guidance.high} != {None}:
+            raise ValueError("guidance.low and .high do not limit classifier_form mean")
+        return dataclasses.replace(solver, shift=guidance.ascent(classifier, w=scale))
 
     @property
     def weaker(self) -> "Run | None":
@@ -96,20 +210,19 @@ class Run:
             )
         return weaker
 
-    @property
-    def checkpoint(self) -> Path:
-        """Where its parameters lie."""
-        return self.workdir.resolve() / "checkpoints" / str(self.step)
-
     def sample(
         self,
         key: jax.Array,
         labels: ArrayLike | Sequence[int] | None = None,
         *,
         w: ArrayLike | None = None,
+        classifier: Callable | None = None,
+        classifier_scale: ArrayLike = 1.0,
+        classifier_form: str = "eps",
         steps: int | None = None,
         solver: Solver | None = None,
         grid: Grid | None = None,
+        small: Float[Array, "batch _ _ channels"] | None = None,
         batch: int | None = None,
         offset: int = 0,
         mesh: Mesh | None = None,
@@ -120,10 +233,18 @@ class Run:
           key: A JAX random key; image i draws from `fold_in(key, offset + i)`.
           labels: One an image, in [0, number of classes]; the last is the null. None if
             unconditional.
-          w: The guidance strength, a scalar or (batch,); the recipe's when None.
+          w: The guidance strength, a scalar or (batch,); when None the recipe's, or 0 beside a
+            classifier.
+          classifier: A noisy classifier that guides as well, `(z, logsnr, cond) -> log p(c|z_λ)`,
+            such as a `NoisyClassifier`'s log_prob. It may guide an unconditional network, and
+            alone sees the labels then.
+          classifier_scale: Its strength, s of Dhariwal & Nichol 2021, a scalar or (batch,).
+          classifier_form: "eps" moves ε̂ (their Algorithm 2), for every solver; "mean" the mean of
+            `Ancestral` (Algorithm 1). See `guidance.gradient`.
           steps: The number of steps; the recipe's when None.
           solver: The solver; the recipe's, on its grid, when None.
           grid: The noise levels; uniform in u when a solver is named without one.
+          small: The images to enlarge, in [-1, 1], for a network that does that.
           batch: The number of images, where there are no labels.
           offset: The number of the first image.
           mesh: Devices to split the images over; the images are the same.
@@ -132,38 +253,88 @@ class Run:
           Images, (batch, height, width, channels), in [-1, 1] unless the recipe clips nothing.
 
         Raises:
-          ValueError: A label is out of range, steps < 1, or w is not finite.
+          ValueError: A label is out of range, steps < 1, w or classifier_scale is not finite, or
+            the form of the classifier's guidance is not one of the solver's.
         """
         sampling = self.config.sample
         front = sample if mesh is None else functools.partial(sharded_sample, mesh=mesh)
+        if w is None:
+            w = sampling.w if classifier is None else 0.0
+        chosen = self._solver(solver, classifier, classifier_scale, classifier_form)
+        denoiser = self.guided(
+            w,
+            classifier=classifier,
+            classifier_scale=classifier_scale,
+            classifier_form=classifier_form,
+        )
         return front(
-            self.guided(sampling.w if w is None else w),
+            denoiser,
             key,
-            None if labels is None else self.check_labels(labels),
+            self._condition(labels, small, classifier),
             shape=self.shape,
             schedule=self.schedule,
-            solver=recipe.solver(self.config) if solver is None else solver,
+            solver=chosen,
             grid=recipe.grid(self.config) if solver is None and grid is None else grid,
             steps=sampling.steps if steps is None else steps,
             batch=batch,
             offset=offset,
         )
 
-    def check_labels(self, labels: ArrayLike | Sequence[int]) -> Int[Array, " batch"]:
+    def _condition(self, labels: Any, small: Any, classifier: Callable | None) -> Any:
+        """What the network is given beside z and λ."""
+        if classifier is not None and (labels is None or small is not None):
+            raise ValueError("a classifier guides towards labels, and no network that enlarges")
+        label = None if labels is None else self.check_labels(labels, classifier=classifier)
+        if (small is not None) != (self.network.upscale > 0):
+            raise ValueError(
+                f"the network of {self.workdir} "
+                + ("enlarges no images" if small is not None else "needs the images to enlarge")
+            )
+        return label if small is None else {"label": label, "small": small}
+
+    def check_classifier(self, noisy: NoisyClassifier, form: str) -> None:
+        """Raises ValueError where a classifier, or its form, cannot guide this network."""
+        if noisy.shape != self.shape:
+            raise ValueError(
+                f"the classifier {noisy.workdir} is of images of {noisy.shape}, "
+                f"{self.workdir} of {self.shape}"
+            )
+        if self.network.upscale:
+            raise ValueError("a classifier cannot guide a network that enlarges images")
+        self.classes(noisy.log_prob)
+        self._solver(None, noisy.log_prob, 1.0, form)
+
+    def classes(self, classifier: Callable | None = None) -> int:
+        """How many labels there are: the network's, or those of a classifier that guides it.
+
+        Raises:
+          ValueError: There are none, or the classifier has others.
+        """
+        own = self.null or len(self.class_names)
+        if classifier is None and self.null is None:
+            raise ValueError(f"the network of {self.workdir} is unconditional and takes no labels")
+        held = classifier.network.num_classes if isinstance(classifier, LogProb) else own
+        if own not in (0, held):
+            raise ValueError(f"the classifier has {held} classes, {self.workdir} {own}")
+        return held
+
+    def check_labels(
+        self, labels: ArrayLike | Sequence[int], *, classifier: Callable | None = None
+    ) -> Int[Array, " batch"]:
         """The labels as an array, unless one is out of range.
 
         Raises:
-          ValueError: A label is outside [0, null], or the network takes none.
+          ValueError: A label is outside [0, null], or [0, null - 1] for a network without a label
+            for none and beside a classifier; or nothing takes labels.
         """
-        if self.null is None:
-            raise ValueError(f"the network of {self.workdir} is unconditional and takes no labels")
-        if not isinstance(labels, jax.core.Tracer):
-            wrong = [int(n) for n in np.ravel(np.asarray(labels)) if not 0 <= n <= self.null]
+        count = self.classes(classifier)
+        if count and not isinstance(labels, jax.core.Tracer):
+            hidden = classifier is None and self.network.null
+            last = count if hidden else count - 1
+            wrong = [int(n) for n in np.ravel(np.asarray(labels)) if not 0 <= n <= last]
             if wrong:
-                raise ValueError(
-                    f"labels must lie in [0, {self.null - 1}], or be {self.null} for none; "
-                    f"got {wrong[0]}"
-                )
+                none = f", or be {count} for none" if hidden else ""
+                raise ValueError(f"labels must lie in [0, {count - 1}]{none}; got {wrong[0]}")
         return jnp.asarray(labels, jnp.int32)
 
 
@@ -184,17 +355,31 @@ def load(workdir: str | Path, *, step: int | None = None, ema: float | None = No
       ValueError: The directory or the checkpoint is missing or cannot be read, or there is no such
         average.
     """
-    workdir = Path(workdir)
+    return Run(**_read(Path(workdir), "diffusion", step, ema))
+
+
+def load_noisy_classifier(
+    workdir: str | Path, *, step: int | None = None, ema: float | None = None
+) -> NoisyClassifier:
+    """Loads a noisy classifier that `train` made, as `load` loads a diffusion model.
+
+    Raises:
+      ValueError: As `load`.
+    """
+    return NoisyClassifier(**_read(Path(workdir), "classifier", step, ema))
+
+
+HOLDS = {"diffusion": "a diffusion model", "classifier": "a noisy classifier"}
+"""What the run of an objective is called."""
+
+
+def _read(workdir: Path, objective: str, step: int | None, ema: float | None) -> dict[str, Any]:
+    """The fields of a `Trained`."""
     config, shape, class_names = describe(workdir)
-    network = recipe.network(config, len(class_names))
-    label = jax.ShapeDtypeStruct((1,), jnp.int32) if network.num_classes else None
-    like = jax.eval_shape(
-        network.init,
-        jax.random.key(0),
-        jax.ShapeDtypeStruct((1, *shape), jnp.float32),
-        jax.ShapeDtypeStruct((1,), jnp.float32),
-        label,
-    )
+    if config.objective != objective:
+        raise ValueError(f"{workdir} holds {HOLDS[config.objective]}, not {HOLDS[objective]}")
+    network = recipe.trained(config, len(class_names))
+    like = network.shapes(shape)
     with Checkpoints(workdir) as checkpoints:
         if step is not None and step not in checkpoints.steps():
             held = ", ".join(map(str, checkpoints.steps())) or "none"
@@ -205,15 +390,15 @@ def load(workdir: str | Path, *, step: int | None = None, ema: float | None = No
             step, params = _kept_average(checkpoints, like, step, number)
         else:
             step, params = _combined(checkpoints, config, like, step, ema)
-    return Run(
-        workdir=workdir,
-        step=step,
-        config=config,
-        network=network,
-        params=params,
-        shape=shape,
-        class_names=class_names,
-    )
+    return {
+        "workdir": workdir,
+        "step": step,
+        "config": config,
+        "network": network,
+        "params": params,
+        "shape": shape,
+        "class_names": class_names,
+    }
 
 
 @functools.lru_cache(maxsize=4)

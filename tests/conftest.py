@@ -55,3 +55,15 @@ def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("trained") / "run"
     train(tiny(), workdir)
     return workdir
+
+
+@pytest.fixture(scope="session")
+def noisy(tmp_path_factory):
+    """A work directory of the tiny noisy classifier, trained to its end."""
+    from recipes import tiny_classifier
+
+    from cfg_jax.training.loop import train
+
+    workdir = tmp_path_factory.mktemp("noisy") / "run"
+    train(tiny_classifier(), workdir)
+    return workdir

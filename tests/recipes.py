@@ -31,6 +31,15 @@ def tiny():
     return config
 
 
+def tiny_classifier():
+    """Of the same data: a noisy classifier to guide with."""
+    config = tiny()
+    config.objective = "classifier"
+    config.p_uncond = 0.0
+    config.optim.weight_decay = 0.1
+    return config
+
+
 def write(folder: Path) -> Path:
     """Puts the recipe into a file, as the commands want it."""
     path = folder / "tiny.py"

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_inception import fake_inception
 from PIL import Image
 
 from cfg_jax.cli import main
+from cfg_jax.evaluation import inception
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,10 +44,11 @@ def commands():
 
 
 @pytest.fixture
-def demo(trained, tmp_path, monkeypatch):
-    """A place with what the README's commands find: a trained run, the recipes, and pictures."""
+def demo(trained, noisy, tmp_path, monkeypatch):
+    """A place with what the README's commands find: trained runs, the recipes, and pictures."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained, "runs/digits")
+    shutil.copytree(noisy, "runs/digits_classifier")
     shutil.copytree(ROOT / "configs", "configs")
     rng = np.random.default_rng(0)
     for name in ("cat", "dog"):
@@ -54,6 +57,12 @@ def demo(trained, tmp_path, monkeypatch):
         for i in range(12):
             pixels = rng.integers(0, 256, (40, 36, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"{i}.png")
+    for name in ("samples", "reference"):
+        np.savez(f"{name}.npz", rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8))
+    Path("weights.pth").touch()
+    monkeypatch.setattr(inception, "fetch_weights", lambda folder: Path("weights.pth"))
+    monkeypatch.setattr(inception, "load_inception", lambda weights: fake_inception)
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
     return tmp_path
 
 
@@ -79,8 +88,11 @@ def test_commands_run(demo, line):
         assert Path("runs/new/checkpoints/2").is_dir()
     elif argv[0] == "sample":
         assert Path("grid.png").is_file()
+    elif argv[0] == "score":
+        assert Path("samples.scores.json").is_file()
     else:
-        assert Path("runs/digits/evaluation/report.json").is_file()
+        workdir = argv[argv.index("--workdir") + 1]
+        assert Path(workdir, "evaluation/report.json").is_file()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -193,3 +193,115 @@ def test_labels_that_the_recipe_names_are_those_of_every_example(run):
             steps=2,
         )
         np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3 * np.abs(want).max())
+
+
+@pytest.fixture(scope="module")
+def log_prob(noisy):
+    return cfg_jax.load_noisy_classifier(noisy).log_prob
+
+
+LABELS = jnp.array([3, 1, 7])
+FEW = {"steps": 3, "solver": solvers.DDIM()}
+
+
+@pytest.mark.parametrize("w", [None, -1.0, 0.7])
+def test_a_classifier_guides_what_w_makes(run, log_prob, w):
+    base = run.denoiser if w is None else guidance.unconditional(run.denoiser, null=10)
+    if w == 0.7:
+        base = guidance.classifier_free(run.denoiser, w=0.7, null=10)
+    want = cfg_jax.sample(
+        cfg_jax.denoiser.clipped(guidance.classifier(base, log_prob, w=2.0)),
+        KEY,
+        LABELS,
+        shape=run.shape,
+        schedule=run.schedule,
+        **FEW,
+    )
+    got = run.sample(KEY, LABELS, w=w, classifier=log_prob, classifier_scale=2.0, **FEW)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    assert np.abs(got - run.sample(KEY, LABELS, w=w or 0.0, **FEW)).max() > 1e-3
+    if w == -1.0:  # an array is no plain number: both halves, and the same images
+        both = run.sample(
+            KEY, LABELS, w=jnp.asarray(w), classifier=log_prob, classifier_scale=2.0, **FEW
+        )
+        np.testing.assert_allclose(both, got, atol=1e-4)
+
+
+@pytest.mark.parametrize(("w", "halves"), [(0.0, 1), (-1.0, 1), (0.3, 2)])
+def test_beside_a_classifier_no_half_is_evaluated_for_nothing(run, log_prob, w, halves):
+    sizes = []
+
+    def watching(z, logsnr, cond):
+        sizes.append(len(z))
+        return z
+
+    def is_network(node):
+        return isinstance(node, jax.tree_util.Partial)
+
+    held = jax.tree.map(
+        lambda node: jax.tree_util.Partial(watching) if is_network(node) else node,
+        run.guided(w, classifier=log_prob),
+        is_leaf=is_network,
+    )
+    held(jnp.zeros((3, 8, 8, 1)), 0.0, LABELS)
+    assert sizes == [3 * halves]
+
+
+def test_the_classifier_may_shift_the_mean_of_ancestral_instead(run, log_prob):
+    shifted = solvers.Ancestral(v=0.3, shift=guidance.ascent(log_prob, w=2.0))
+    want = run.sample(KEY, LABELS, w=0.0, steps=3, solver=shifted)
+    got = run.sample(
+        KEY,
+        LABELS,
+        classifier=log_prob,
+        classifier_scale=2.0,
+        classifier_form="mean",
+        steps=3,
+        solver=solvers.Ancestral(v=0.3),
+    )
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_within_bounds_the_classifier_is_limited_too(run, log_prob):
+    limited = dataclasses.replace(run, config=tiny())
+    limited.config.guidance.low = 25.0  # no λ of the schedule is above
+    got = limited.sample(KEY, LABELS, w=0.7, classifier=log_prob, **FEW)
+    np.testing.assert_allclose(got, run.sample(KEY, LABELS, w=0.0, **FEW), atol=1e-5)
+
+
+def test_a_classifier_guides_an_unconditional_network(run, log_prob):
+    network = dataclasses.replace(run.network, num_classes=0)
+    params = network.init(KEY, Z, 0.0, None)
+    alone = dataclasses.replace(run, network=network, params=params, class_names=())
+    got = alone.sample(KEY, LABELS, classifier=log_prob, classifier_scale=3.0, **FEW)
+    eps = jax.tree_util.Partial(network.apply, params)
+    guided = guidance.classifier(guidance.unconditional(eps, null=None), log_prob, w=3.0)
+    there = {"shape": run.shape, "schedule": run.schedule}
+    want = cfg_jax.sample(cfg_jax.denoiser.clipped(guided), KEY, LABELS, **there, **FEW)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 9\]; got 10"):
+        alone.sample(KEY, [10], classifier=log_prob)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": [10]}, r"labels must lie in \[0, 9\]; got 10"),
+        ({"classifier_form": "both"}, "classifier_form must be one of eps, mean; got 'both'"),
+        ({"classifier_form": "mean", "solver": solvers.DDIM()}, "no other solver's"),
+        ({"classifier_scale": float("nan")}, "must be finite"),
+        ({"labels": None, "batch": 2}, "guides towards labels"),
+    ],
+)
+def test_what_a_classifier_cannot_guide_is_refused(run, log_prob, options, message):
+    with pytest.raises(ValueError, match=message):
+        run.sample(KEY, **({"labels": [3], "classifier": log_prob} | options))
+
+
+def test_a_classifier_of_other_images_or_classes_is_refused(run, noisy):
+    held = cfg_jax.load_noisy_classifier(noisy)
+    with pytest.raises(ValueError, match="is of images of"):
+        run.check_classifier(dataclasses.replace(held, shape=(4, 4, 1)), "eps")
+    fewer = dataclasses.replace(held, network=dataclasses.replace(held.network, num_classes=3))
+    with pytest.raises(ValueError, match="the classifier has 3 classes"):
+        run.check_classifier(fewer, "eps")

@@ -1,6 +1,7 @@
 """The commands, one module each; a user's mistake is answered in one line, with exit code 2."""
 
 import importlib
+import keyword
 import sys
 import traceback
 from pathlib import Path
@@ -9,7 +10,10 @@ COMMANDS = {
     "train": "train a guided diffusion model, or go on training it",
     "sample": "sample images from a trained model",
     "evaluate": "score samples over a sweep of guidance strengths",
+    "score": "score samples against a reference, as published figures are",
     "prepare": "prepare a data set once, before training",
+    "import": "make a run of weights that were trained elsewhere",
+    "export": "write a trained model to one .safetensors file",
     "plan": "see whether a recipe fits a TPU slice, and how fast it can be there",
 }
 
@@ -39,7 +43,8 @@ def main(argv: list[str] | None = None) -> None:
         _say(f"there is no command {name!r}; there are {', '.join(COMMANDS)}")
         sys.exit(MISTAKE)
     try:
-        importlib.import_module(f"cfg_jax.cli.{name}").run(rest)
+        module = f"{name}_" if keyword.iskeyword(name) else name
+        importlib.import_module(f"cfg_jax.cli.{module}").run(rest)
     except FailedError as failure:
         _say(f"{name}: {failure}")
         sys.exit(failure.code)

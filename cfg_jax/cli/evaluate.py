@@ -1,4 +1,4 @@
-"""The command `evaluate`: scores of samples at each of several guidance strengths, as a report."""
+"""The command `evaluate`: scores of samples over guidance strengths, or of a classifier over λ."""
 
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,24 @@ from absl import flags
 
 from cfg_jax import bulk, evaluation
 from cfg_jax.cli import flagging
-from cfg_jax.cli.sample import SAMPLING, define, loaded
+from cfg_jax.cli.sample import SAMPLING, define, loaded, strengths
 from cfg_jax.data import open_dataset
-from cfg_jax.run import Run
+from cfg_jax.run import NoisyClassifier, Run, load_noisy_classifier
 from cfg_jax.training import guided
 from cfg_jax.training.mesh import device_mesh
+from cfg_jax.training.workdir import describe
+
+WS, SCALES = "0,0.1,0.3,1,4", "0,1,2,4,8"
 
 PURPOSE = """Scores samples at each guidance strength by label accuracy, Inception score and Fréchet
 distance, in the features of a small classifier trained on the same data (trained at the first call,
-then kept). Writes report.json, report.md, tradeoff.png and samples_by_w.png."""
+then kept). Writes report.json, report.md, tradeoff.png and samples_by_w.png. With --classifier the
+strengths are those of --classifier-scale, at one w, or of --w, at one scale. Of the run of a noisy
+classifier it measures accuracy and cross-entropy on held-out images at each noise level instead:
+report.json, report.md and accuracy.png."""
+
+OF_CLASSIFIERS = {"workdir", "step", "ema", "seed", "batch", "samples", "out", "data-path"}
+"""The flags that the evaluation of a noisy classifier has."""
 
 PICTURED = 10
 """Classes in the picture of samples, at most."""
@@ -27,18 +36,38 @@ def run(argv: list[str]) -> None:
     """Parses the arguments, trains or reads the classifier, sweeps over w and writes the report."""
     defined = flags.FlagValues()
     define(defined)
-    flags.DEFINE_string("w", "0,0.1,0.3,1,4", "guidance strengths", flag_values=defined)
-    flags.DEFINE_integer("samples", 1000, "images a strength", flag_values=defined)
+    flags.DEFINE_string(
+        "w",
+        None,
+        f"guidance strengths; {WS} if not given, or 0 beside --classifier, where -1 makes the "
+        "network unconditional",
+        flag_values=defined,
+    )
+    flags.DEFINE_string(
+        "classifier-scale",
+        None,
+        f"the classifier's strengths; {SCALES} if not given, or 1 where --w has several",
+        flag_values=defined,
+    )
+    flags.DEFINE_integer(
+        "samples", 1000, "images a strength; noisy images a noise level", flag_values=defined
+    )
     flags.DEFINE_string(
         "out", None, "where the report goes; WORKDIR/evaluation if not given", flag_values=defined
     )
     flags.DEFINE_string("data-path", None, "the images, if they have moved", flag_values=defined)
     values = flagging.parse(defined, "evaluate", PURPOSE, argv)
-    strengths = flagging.listed(values["w"], "w")
     if values["samples"] < 2:
         raise ValueError(f"--samples must be at least 2, got {values['samples']}")
-    source = loaded(values)
-    if source.null is None:
+    if describe(Path(flagging.required(values, "workdir"))).config.objective == "classifier":
+        for name in sorted(set(defined) - OF_CLASSIFIERS):
+            if defined[name].present:
+                raise ValueError(f"--{name} does not belong to a noisy classifier")
+        _by_noise_level(values)
+        return
+    name, points = _points(values)
+    source, noisy = loaded(values)
+    if source.null is None and noisy is None:
         raise ValueError(f"{source.workdir} is unconditional: there is no guidance to sweep over")
     if values["data-path"]:
         source.config.data.path = values["data-path"]
@@ -51,18 +80,19 @@ def run(argv: list[str]) -> None:
     real = evaluation.moments(classifier.features_and_probabilities(images)[0])
     reference = evaluation.score(*evaluation.load_arrays(train), classifier, real)
 
-    pictured = source.null if source.null <= PICTURED else PICTURED
+    classes = source.classes(None if noisy is None else noisy.log_prob)
+    pictured = min(classes, PICTURED)
     examples: dict[float, np.ndarray] = {}
 
     def keep(w: float, samples: np.ndarray) -> None:
         examples[w] = samples[:pictured]
 
     rows = evaluation.sweep(
-        sampler(source, values),
+        sampler(source, noisy, values, points),
         classifier,
         real,
-        labels=np.arange(values["samples"]) % source.null,
-        ws=strengths,
+        labels=np.arange(values["samples"]) % classes,
+        ws=list(points),
         on_samples=keep,
     )
     evaluation.write_report(
@@ -76,25 +106,98 @@ def run(argv: list[str]) -> None:
             "data": source.config.data.name,
             **{name: source.config.sample[name] for name in SAMPLING},
             "guidance": guided.describe(source.config),
+            **_told(noisy, values, name, points),
             "samples_per_w": values["samples"],
             "held_out_images": real.count,
             "seed": values["seed"],
         },
         examples=examples,
-        titles=[source.class_names[i] for i in range(pictured)],
+        titles=held_out.class_names[:pictured],
+        strength=name,
     )
     print((out / "report.md").read_text())
 
 
-def sampler(source: Run, values: dict[str, Any]):
-    """`(labels, w) -> images`, in batches of one size, with the same noise for every w."""
+def _points(values: dict[str, Any]) -> tuple[str, dict[float, tuple[float, float]]]:
+    """What is swept over, and for each of its values w and the classifier's scale."""
+    if values["classifier"] is None:
+        return "w", {w: (w, 1.0) for w in flagging.listed(values["w"] or WS, "w")}
+    ws = flagging.listed(values["w"] or "0", "w")
+    given = values["classifier-scale"] or (SCALES if len(ws) == 1 else "1")
+    scales = flagging.listed(given, "classifier-scale")
+    if len(scales) == 1 and len(ws) > 1:
+        return "w", {w: (w, scales[0]) for w in ws}
+    if len(ws) > 1:
+        raise ValueError("one of --w and --classifier-scale takes several numbers, not both")
+    return "classifier_scale", {scale: (ws[0], scale) for scale in scales}
+
+
+def _told(
+    noisy: NoisyClassifier | None,
+    values: dict[str, Any],
+    name: str,
+    points: dict[float, tuple[float, float]],
+) -> dict[str, Any]:
+    """What the report says of a classifier that guided."""
+    if noisy is None:
+        return {}
+    w, scale = next(iter(points.values()))
+    return {
+        "classifier": str(noisy.workdir),
+        "classifier_form": values["classifier-form"],
+        **({"classifier_scale": scale} if name == "w" else {"w": w}),
+    }
+
+
+def _by_noise_level(values: dict[str, Any]) -> None:
+    """Writes the report of a noisy classifier."""
+    noisy = load_noisy_classifier(values["workdir"], step=values["step"], ema=values["ema"])
+    if values["data-path"]:
+        noisy.config.data.path = values["data-path"]
+    images, labels = evaluation.load_arrays(open_dataset(noisy.config.data, split="test"))
+    levels, overall = evaluation.by_noise_level(
+        jax.tree_util.Partial(noisy.network.apply, noisy.params),
+        images,
+        labels,
+        schedule=noisy.schedule,
+        samples=values["samples"],
+        seed=values["seed"],
+        batch=values["batch"],
+    )
+    out = Path(values["out"] or noisy.workdir / "evaluation")
+    evaluation.write_classifier_report(
+        out,
+        levels,
+        overall,
+        class_counts=np.bincount(labels).tolist(),
+        settings={
+            "workdir": str(noisy.workdir),
+            "training_steps": noisy.step,
+            "data": noisy.config.data.name,
+            "held_out_images": len(labels),
+            "samples": values["samples"],
+            "seed": values["seed"],
+        },
+    )
+    print((out / "report.md").read_text())
+
+
+def sampler(
+    source: Run,
+    noisy: NoisyClassifier | None,
+    values: dict[str, Any],
+    points: dict[float, tuple[float, float]],
+):
+    """`(labels, strength) -> images`, in batches of one size, with the same noise for each."""
     key, mesh = jax.random.key(values["seed"]), device_mesh(devices=jax.local_devices())
     batch = values["batch"]
 
-    def sample(labels: np.ndarray, w: float) -> np.ndarray:
+    def sample(labels: np.ndarray, strength: float) -> np.ndarray:
         parts = []
+        w, scale = points[strength]
+        guiding = strengths(noisy, values, w=w, scale=scale)
         for start, here, chosen in bulk.full_batches(len(labels), labels, batch):
-            x = source.sample(key, chosen, w=w, offset=start, mesh=mesh)
+            x = source.sample(key, chosen, **guiding, offset=start, mesh=mesh)
             parts.append(np.clip(x, -1.0, 1.0)[:here])
         return np.concatenate(parts)
 

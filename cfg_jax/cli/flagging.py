@@ -13,7 +13,9 @@ from cfg_jax.training import config as recipe
 from cfg_jax.training import processes
 
 
-def parse(values: flags.FlagValues, command: str, purpose: str, argv: list[str]) -> dict[str, Any]:
+def parse(
+    values: flags.FlagValues, command: str, purpose: str, argv: list[str], *, operand: str = ""
+) -> dict[str, Any]:
     """Parses a command's arguments into its flags, or prints its help and exits.
 
     Args:
@@ -21,26 +23,32 @@ def parse(values: flags.FlagValues, command: str, purpose: str, argv: list[str])
       command: The command's name.
       purpose: What --help begins with.
       argv: The arguments.
+      operand: What the one argument that no flag takes is called, where there has to be one.
 
     Returns:
-      The flags' values by their names.
+      The flags' values by their names, and the operand by its.
 
     Raises:
-      ValueError: An argument is not one of the flags, or a value is not what its flag takes.
+      ValueError: The operand is missing, an argument is not one of the flags, or a value is not
+        what its flag takes.
     """
     if {"--help", "-h", "-help"} & set(argv):
-        _print_help(values, command, purpose)
+        _print_help(values, f"{command} {operand}".strip(), purpose)
     try:
         rest = values([command, *argv])
     except flags.Error as error:
         raise ValueError(str(error)) from None
     except Exception as error:  # whatever the user's config file raises
         raise ValueError(_mistake(error)) from None
-    if len(rest) > 1:
-        raise ValueError(f"unexpected argument {rest[1]!r}; flags begin with --")
+    wanted = [operand] if operand else []
+    given = rest[1:]
+    if len(given) > len(wanted):
+        raise ValueError(f"unexpected argument {given[len(wanted)]!r}; flags begin with --")
+    if len(given) < len(wanted):
+        raise ValueError(f"give the {operand}")
     # Libraries ask absl's global flags, which have no part in these commands.
     flags.FLAGS.mark_as_parsed()
-    return values.flag_values_dict()
+    return values.flag_values_dict() | dict(zip(wanted, given, strict=True))
 
 
 def define_config(values: flags.FlagValues, argv: list[str]) -> None:

@@ -1,19 +1,22 @@
 """The command `sample`: images of chosen labels, as a picture or as an .npz file."""
 
+import hashlib
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
 from cfg_jax import bulk
 from cfg_jax.cli import INTERRUPTED, FailedError, flagging
-from cfg_jax.data.images import save_grid, to_uint8
+from cfg_jax.data.images import save_grid, to_float, to_uint8
 from cfg_jax.diffusion import checks
 from cfg_jax.files import atomic
-from cfg_jax.run import Run, load
+from cfg_jax.run import FORMS, NoisyClassifier, Run, load, load_noisy_classifier
 from cfg_jax.sampling import grids
 from cfg_jax.training import config as recipe
 from cfg_jax.training import guided, processes
@@ -55,6 +58,8 @@ def define(values: flags.FlagValues) -> None:
         ("guidance.space", text, None, f"of rescaled, zero_star: one of {spaces}"),
         ("guidance.eta", real, None, "of projected: the share that stays of what is along x̂"),
         ("guidance.norm_threshold", real, None, "of projected: the largest norm of a change of x̂"),
+        ("classifier", text, None, "the run of a noisy classifier, which guides as well"),
+        ("classifier-form", text, "eps", "eps: it moves ε̂; mean: the mean of an ancestral step"),
         ("ema", real, None, "which moving average: a decay or width of the recipe's"),
         ("seed", whole, 0, "of the noise"),
         ("batch", whole, 256, "images at a time, over the devices of a process"),
@@ -65,12 +70,17 @@ def define(values: flags.FlagValues) -> None:
         kind(name, default, told, flag_values=values)
 
 
-def loaded(values: dict[str, Any]) -> Run:
-    """The run that the flags name, its recipe changed by those that say how to sample."""
+def loaded(values: dict[str, Any]) -> tuple[Run, NoisyClassifier | None]:
+    """The run that the flags name, its recipe changed by those that say how to sample.
+
+    Beside it, the classifier that is to guide it, or None.
+    """
     run = load(flagging.required(values, "workdir"), step=values["step"], ema=values["ema"])
     for name in SAMPLING:
         if values[name] is not None:
             run.config.sample[name] = values[name]
+    if values["v"] is not None:
+        run.config.sample.learned_v = False
     _set_guidance(run.config.guidance, values)
     checks.steps(run.config.sample.steps)
     recipe.check(run.config)
@@ -83,7 +93,33 @@ def loaded(values: dict[str, Any]) -> Run:
         raise ValueError(f"--percentile does not belong to --clip {run.config.sample.clip}")
     if values["batch"] < 1:
         raise ValueError(f"--batch must be at least 1, got {values['batch']}")
-    return run
+    return run, _noisy(run, values)
+
+
+def _noisy(run: Run, values: dict[str, Any]) -> NoisyClassifier | None:
+    if values["classifier"] is None:
+        for name, default in (("classifier-scale", None), ("classifier-form", FORMS[0])):
+            if values[name] != default:
+                raise ValueError(f"--{name} needs --classifier beside it")
+        return None
+    noisy = load_noisy_classifier(values["classifier"])
+    run.check_classifier(noisy, values["classifier-form"])
+    return noisy
+
+
+def strengths(
+    noisy: NoisyClassifier | None, values: dict[str, Any], *, w: float, scale: float
+) -> dict[str, Any]:
+    """How strongly what is to guide, as arguments of `Run.sample`."""
+    if noisy is None:
+        return {"w": w}
+    form = values["classifier-form"]
+    return {
+        "w": w,
+        "classifier": noisy.log_prob,
+        "classifier_scale": scale,
+        "classifier_form": form,
+    }
 
 
 def _set_guidance(chosen: ConfigDict, values: dict[str, Any]) -> None:
@@ -114,7 +150,20 @@ def run(argv: list[str]) -> None:
         "per-label", 8, "images a label; without labels, images", flag_values=defined
     )
     flags.DEFINE_float(
-        "w", None, "guidance strength, 0 for none; the recipe's if not given", flag_values=defined
+        "w",
+        None,
+        "guidance strength, 0 for none; the recipe's if not given, or 0 beside --classifier, where "
+        "-1 makes the network unconditional",
+        flag_values=defined,
+    )
+    flags.DEFINE_float(
+        "classifier-scale", None, "the classifier's strength; 1 if not given", flag_values=defined
+    )
+    flags.DEFINE_string(
+        "small",
+        None,
+        "an .npz file of images to enlarge, with their labels, as this command writes it",
+        flag_values=defined,
     )
     flags.DEFINE_string("out", None, "the file to write, .png or .npz", flag_values=defined)
     flagging.define_processes(defined)
@@ -125,15 +174,20 @@ def run(argv: list[str]) -> None:
     if values["per-label"] < 1:
         raise ValueError(f"--per-label must be at least 1, got {values['per-label']}")
     flagging.start_processes(values)
-    source = loaded(values)
-    w = source.config.sample.w if values["w"] is None else values["w"]
+    source, noisy = loaded(values)
+    w = values["w"]
+    if w is None:
+        w = source.config.sample.w if noisy is None else 0.0
+    scale = 1.0 if values["classifier-scale"] is None else values["classifier-scale"]
     checks.finite("w", w)
-    labels = _labels(source, values)
+    checks.finite("classifier-scale", scale)
+    guiding = strengths(noisy, values, w=w, scale=scale)
+    small, labels = _small(source, values) or (None, _labels(source, values, noisy))
     parts = out.with_name(out.name + ".parts")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with processes.together(lambda: "they go on where they stopped"):
-            images = _images(source, values, labels, w, parts)
+            images = _images(source, noisy, values, labels, small, guiding, parts)
     except KeyboardInterrupt:
         raise FailedError(
             f"interrupted; the same command goes on with {parts}", INTERRUPTED
@@ -144,42 +198,103 @@ def run(argv: list[str]) -> None:
         print(f"{len(images)} images: {out}")
 
 
-def _labels(source: Run, values: dict[str, Any]) -> np.ndarray | None:
+def _small(source: Run, values: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """The images to enlarge and their labels; None for a network that enlarges none."""
+    if not source.network.upscale:
+        if values["small"] is not None:
+            raise ValueError(f"the network of {source.workdir} enlarges no images: no --small")
+        return None
+    if values["labels"] is not None:
+        raise ValueError("--small brings its own labels: no --labels")
+    path = flagging.required(values, "small")
+    arrays = _arrays(path, ("arr_0",) if source.null is None else ("arr_0", "arr_1"))
+    height, width, channels = source.shape
+    shape = (height // source.network.upscale, width // source.network.upscale, channels)
+    images = arrays["arr_0"]
+    if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
+        raise ValueError(
+            f"arr_0 of {path} must be uint8 images of {shape}, got {images.dtype}{images.shape}"
+        )
+    if source.null is None:
+        return images, None
+    labels = arrays["arr_1"].astype(np.int32)
+    if labels.shape != images.shape[:1]:
+        raise ValueError(f"arr_1 of {path} must be a label for each image, got {labels.shape}")
+    source.check_labels(labels)
+    return images, labels
+
+
+def _arrays(path: str, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Arrays of an .npz file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files if name in names}
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile):
+        raise ValueError(f"{path} cannot be read as an .npz file") from None
+    for name in names:
+        if name not in arrays:
+            raise ValueError(f"{path} holds no {name}")
+    return arrays
+
+
+def _labels(
+    source: Run, values: dict[str, Any], noisy: NoisyClassifier | None
+) -> np.ndarray | None:
     """One label an image, each label `per-label` times."""
     if source.null is None:
         guidable = source.config.guidance.name == "autoguidance"
-        for name in ("labels",) if guidable else ("labels", "guidance", "w"):
+        for name in (
+            *(("labels",) if noisy is None else ()),
+            *(() if guidable else ("guidance", "w")),
+        ):
             if values[name] is not None:
                 raise ValueError(
                     f"{source.workdir} is an unconditional model and takes no --{name}"
                 )
-        return None
-    chosen = flagging.labels(values["labels"]) if values["labels"] else range(source.null)
-    source.check_labels(list(chosen))
+        if noisy is None:
+            return None
+    classifier = None if noisy is None else noisy.log_prob
+    given = values["labels"]
+    chosen = flagging.labels(given) if given else range(source.classes(classifier))
+    source.check_labels(list(chosen), classifier=classifier)
     return np.repeat(np.asarray(chosen, np.int32), values["per-label"])
 
 
 def _images(
-    source: Run, values: dict[str, Any], labels: np.ndarray | None, w: float, parts: Path
+    source: Run,
+    noisy: NoisyClassifier | None,
+    values: dict[str, Any],
+    labels: np.ndarray | None,
+    small: np.ndarray | None,
+    guiding: dict[str, Any],
+    parts: Path,
 ) -> np.ndarray | None:
-    """uint8 images, one a label; None in all processes but the first."""
-    count = values["per-label"] if labels is None else len(labels)
+    """uint8 images, one a label or small image; None in all processes but the first."""
+    told = labels if small is None else small
+    count = values["per-label"] if told is None else len(told)
     batch = min(values["batch"], count)
     key, mesh = jax.random.key(values["seed"]), device_mesh(devices=jax.local_devices())
 
     def draw(offset, some):
         there = {"batch": batch} if some is None else {"labels": some}
-        return to_uint8(source.sample(key, w=w, offset=offset, mesh=mesh, **there))
+        if small is not None:
+            here = small[np.arange(offset, offset + batch) % count]
+            there["small"] = jnp.asarray(to_float(here))
+        return to_uint8(source.sample(key, offset=offset, mesh=mesh, **guiding, **there))
 
     fields = recipe.flatten(source.config).items()
     settings = {
         **{name: v for name, v in fields if name.startswith(("sample.", "guidance."))},
-        "sample.w": w,
+        "sample.w": guiding["w"],
+        "classifier": noisy and str(noisy.checkpoint),
+        "classifier_scale": guiding.get("classifier_scale"),
+        "classifier_form": guiding.get("classifier_form"),
         "checkpoint": str(source.checkpoint),
         "guidance.weak": source.weaker and str(source.weaker.checkpoint),
         "average": values["ema"],
         "seed": values["seed"],
         "labels": None if labels is None else labels.tolist(),
+        "small": None if small is None else hashlib.sha256(small.tobytes()).hexdigest(),
     }
     return bulk.collect(
         draw, count=count, labels=labels, batch=batch, parts=parts, settings=settings

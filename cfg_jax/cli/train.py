@@ -16,8 +16,9 @@ from cfg_jax.training.loop import StoppedError, train
 from cfg_jax.training.replay import replay, table
 from cfg_jax.training.window import NonFiniteLossError
 
-PURPOSE = """Trains a guided diffusion model by a recipe. The same command goes on with a run that
-was stopped. Writes checkpoints, metrics.jsonl and grids of samples into the work directory."""
+PURPOSE = """Trains a guided diffusion model, or a noisy classifier to guide one with, by a recipe.
+The same command goes on with a run that was stopped. Writes checkpoints, metrics.jsonl and grids of
+samples into the work directory."""
 
 
 def _directory(name: str) -> Path:

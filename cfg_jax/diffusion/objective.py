@@ -4,8 +4,14 @@
 
 where c̃ is the null with probability p_uncond, else c (Ho & Salimans 2022, Algorithm 1 and Equation
 5). The norm is the mean over an example's entries, in float32.
+
+A noisy classifier learns from the same draws, its label never hidden (Dhariwal & Nichol 2021,
+"Diffusion Models Beat GANs on Image Synthesis", Section 4):
+
+    E_{x,c} E_{λ ~ p(λ)} E_{ε ~ N(0, I)}  -log p_φ(c|z_λ)
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -74,3 +80,18 @@ def squared_error(
     eps = read(denoiser, z, drawn.logsnr, drawn.cond).eps
     error = eps.astype(jnp.promote_types(eps.dtype, jnp.float32)) - drawn.eps
     return jnp.mean(jnp.square(error), axis=tuple(range(1, x.ndim)))
+
+
+def cross_entropy(
+    classifier: Callable, x: Float[Array, "batch ..."], drawn: Draw
+) -> Float[Array, " batch"]:
+    """Each example's -log p_φ(c|z_λ) in nats, its c being the drawn condition.
+
+    Args:
+      classifier: `(z, logsnr) -> logits` of (batch, classes).
+      x: Data of (batch, ...).
+      drawn: Its cond are labels in [0, classes), drawn with p_uncond = 0.
+    """
+    z = process.forward(x, drawn.eps, logsnr=drawn.logsnr)
+    log_probs = jax.nn.log_softmax(classifier(z, drawn.logsnr))
+    return -jnp.take_along_axis(log_probs, drawn.cond[:, None], axis=1)[:, 0]

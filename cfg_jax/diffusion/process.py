@@ -106,15 +106,16 @@ def reverse_variance(
     Args:
       logsnr: λ, a scalar or (batch,).
       logsnr_next: λ' > λ, likewise.
-      v: The interpolation, in [0, 1].
+      v: The interpolation, in [0, 1]; or what a network learned, of z's shape.
 
     Returns:
-      The variance, a scalar or (batch,).
+      The variance, a scalar or (batch,), or of v's shape.
 
     Raises:
       ValueError: `v` is a plain number outside [0, 1].
     """
-    checks.within("v", v, 0.0, 1.0)
+    if jnp.ndim(v) == 0:  # what a network learned may leave the range a little
+        checks.within("v", v, 0.0, 1.0)
     to_data = jnp.isposinf(jnp.asarray(logsnr_next))
     target = jnp.where(to_data, 0.0, logsnr_next)  # keeps -∞ · 0 out of the logarithms
     shared = jnp.where(to_data, -jnp.inf, log_one_minus_exp(logsnr, logsnr_next))

@@ -1,22 +1,45 @@
-"""Scores of class-conditional samples in a small classifier's features, and the sweep over w."""
+"""Scores of samples: those that papers quote, and a sweep over w by a small classifier."""
 
+from cfg_jax.evaluation.archive import Archive, open_archive
 from cfg_jax.evaluation.classifier import TrainedClassifier, load_arrays, train_classifier
+from cfg_jax.evaluation.comparison import Measured, compare, measure, measure_once
+from cfg_jax.evaluation.features import extract, over_devices
 from cfg_jax.evaluation.frechet import Moments, frechet_distance, moments
+from cfg_jax.evaluation.inception import fetch_weights, load_inception
 from cfg_jax.evaluation.inception_score import inception_score
+from cfg_jax.evaluation.kernel_distance import kernel_distance
+from cfg_jax.evaluation.noisy_classifier import Level, by_noise_level
+from cfg_jax.evaluation.noisy_classifier import write_report as write_classifier_report
+from cfg_jax.evaluation.precision_recall import precision_recall
 from cfg_jax.evaluation.report import write_report
 from cfg_jax.evaluation.sweep import Row, Scores, score, sweep
 
 __all__ = [
+    "Archive",
+    "Level",
+    "Measured",
     "Moments",
     "Row",
     "Scores",
     "TrainedClassifier",
+    "by_noise_level",
+    "compare",
+    "extract",
+    "fetch_weights",
     "frechet_distance",
     "inception_score",
+    "kernel_distance",
     "load_arrays",
+    "load_inception",
+    "measure",
+    "measure_once",
     "moments",
+    "open_archive",
+    "over_devices",
+    "precision_recall",
     "score",
     "sweep",
     "train_classifier",
+    "write_classifier_report",
     "write_report",
 ]

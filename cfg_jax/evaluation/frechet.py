@@ -11,6 +11,9 @@ import dataclasses
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
+_ROWS = 4096
+"""Samples whose deviations are in memory at a time, in float64."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Moments:
@@ -19,12 +22,12 @@ class Moments:
     Attributes:
       mean: (features,).
       covariance: (features, features), the unbiased estimate (divided by count - 1).
-      count: The number of samples.
+      count: The number of samples; None where a file does not tell.
     """
 
     mean: Float[np.ndarray, " features"]
     covariance: Float[np.ndarray, "features features"]
-    count: int
+    count: int | None
 
 
 def moments(features: ArrayLike) -> Moments:
@@ -40,16 +43,19 @@ def moments(features: ArrayLike) -> Moments:
       ValueError: There are fewer than two samples, an entry is NaN or infinite, or the shape is
         another.
     """
-    values = np.asarray(features, np.float64)
+    values = np.asarray(features)
     if values.ndim != 2:
         raise ValueError(f"features must have shape (samples, features), got {values.shape}")
     if len(values) < 2:
         raise ValueError(f"a covariance needs at least 2 samples, got {len(values)}")
     if not np.all(np.isfinite(values)):
         raise ValueError("features must be finite, but hold a NaN or an infinity")
-    mean = values.mean(0)
-    centred = values - mean
-    return Moments(mean, centred.T @ centred / (len(values) - 1), len(values))
+    mean = values.mean(0, dtype=np.float64)
+    scatter = np.zeros((len(mean), len(mean)))
+    for start in range(0, len(values), _ROWS):
+        centred = values[start : start + _ROWS] - mean
+        scatter += centred.T @ centred
+    return Moments(mean, scatter / (len(values) - 1), len(values))
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:

@@ -24,12 +24,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_TITLES = {"w": "guidance strength w", "classifier_scale": "classifier scale"}
+
 _BLUE, _INK, _RED = "#2f6db3", "#333333", "#c0392b"
 
-_EXPLANATION = """\
+STRENGTHS = {
+    "w": """\
 `w` is the strength of guidance as Ho & Salimans (2022) count it: 0 is no guidance. Many libraries
 count the scale `s = 1 + w` instead.
+""",
+    "classifier_scale": """\
+The classifier scale is the strength of a noisy classifier's gradient, `s` of Dhariwal & Nichol
+(2021): 0 is none. Around an unconditional network (w = -1) 1 aims at p(x|c); around a conditional
+one (w = 0), 0 does.
+""",
+}
+"""What may be swept over, and what it means."""
 
+_EXPLANATION = """\
 - **label accuracy**: the share of samples that the classifier assigns to the class asked for.
 - **Inception score** (Salimans et al. 2016), between 1 and the number of classes: high when every
   sample is surely of some class and all classes are equally frequent. Higher is better.
@@ -40,8 +52,8 @@ count the scale `s = 1 + w` instead.
 
 ## How it was measured
 
-Every w was given the same labels and the same noise, so that the rows differ by w alone. The
-samples, clipped to [-1, 1], were scored by a small convolutional classifier trained on the same
+Every strength was given the same labels and the same noise, so that the rows differ by it alone.
+The samples, clipped to [-1, 1], were scored by a small convolutional classifier trained on the same
 real images; it classifies {accuracy:.2%} of the held-out ones correctly. Its penultimate layer
 gives the features, its probabilities the Inception score.
 
@@ -60,6 +72,7 @@ def write_report(
     settings: Mapping[str, Any],
     examples: Mapping[float, np.ndarray],
     titles: Sequence[str],
+    strength: str = "w",
 ) -> None:
     """Writes a sweep's scores, as JSON, table and figure, and its samples side by side.
 
@@ -73,6 +86,7 @@ def write_report(
       examples: For each w some of its samples, (columns, H, W, C) in [-1, 1] with 1 or 3 channels:
         the same labels and noise for every w.
       titles: What each column of `examples` shows, such as its class.
+      strength: What the rows' w is, one of `STRENGTHS`.
 
     Raises:
       TypeError: JSON cannot hold a setting.
@@ -86,7 +100,7 @@ def write_report(
         if len(images) != len(titles):
             raise ValueError(f"there are {len(images)} examples at w = {w:g}, {len(titles)} titles")
     report = {
-        "rows": [dataclasses.asdict(row) for row in rows],
+        "rows": [_named(row, strength) for row in rows],
         "reference": dataclasses.asdict(reference),
         "classifier": {"held_out_accuracy": held_out_accuracy},
         "settings": dict(settings),
@@ -97,13 +111,19 @@ def write_report(
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in {
-        "tradeoff.png": _png(tradeoff_figure(rows, reference)),
-        "samples_by_w.png": _png(samples_figure(examples, titles)),
+        "tradeoff.png": _png(tradeoff_figure(rows, reference, strength)),
+        "samples_by_w.png": _png(samples_figure(examples, titles, strength)),
         "report.md": markdown(report).encode(),
         "report.json": text.encode(),
     }.items():
         with atomic(directory / name) as file:
             file.write(content)
+
+
+def _named(row: Row, strength: str) -> dict[str, float]:
+    """A row's scores under the name of what was swept over."""
+    scores = dataclasses.asdict(row)
+    return {strength: scores.pop("w"), **scores}
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -112,31 +132,41 @@ def markdown(report: Mapping[str, Any]) -> str:
     Args:
       report: The contents of report.json.
     """
+    strength = next(name for name in STRENGTHS if name in report["rows"][0])
+    by_w = strength == "w"
 
-    def line(w: str, s: str, scores: Mapping[str, float]) -> str:
+    def line(value: float | None, scores: Mapping[str, float]) -> str:
+        name = "real training images" if value is None else f"{value:g}"
+        s = "" if value is None else f"{to_scale(value):g}"
         return (
-            f"| {w} | {s} | {scores['label_accuracy']:.2%} | {scores['inception_score']:.3f} "
-            f"| {scores['frechet_distance']:.4g} |"
+            f"| {name} | "
+            + (f"{s} | " if by_w else "")
+            + (
+                f"{scores['label_accuracy']:.2%} | {scores['inception_score']:.3f} "
+                f"| {scores['frechet_distance']:.4g} |"
+            )
         )
 
+    head = "| w | s = 1 + w |" if by_w else "| classifier scale |"
     table = [
-        "| w | s = 1 + w | label accuracy | Inception score ↑ | Fréchet distance ↓ |",
-        "| ---: | ---: | ---: | ---: | ---: |",
-        *(line(f"{row['w']:g}", f"{to_scale(row['w']):g}", row) for row in report["rows"]),
-        line("real training images", "", report["reference"]),
+        f"{head} label accuracy | Inception score ↑ | Fréchet distance ↓ |",
+        "| ---: " * head.count(" | ") + "| ---: " * 4 + "|",
+        *(line(row[strength], row) for row in report["rows"]),
+        line(None, report["reference"]),
     ]
     explanation = _EXPLANATION.format(accuracy=report["classifier"]["held_out_accuracy"])
     settings = {**report["settings"], **report["versions"], "date": report["date"]}
     return "\n".join(
         [
-            "# Samples over the guidance strength w",
+            f"# Samples over the {_TITLES[strength]}",
             "",
             *table,
             "",
             "![Inception score against Fréchet distance](tradeoff.png)",
             "",
-            "![The same labels and noise for every w](samples_by_w.png)",
+            "![The same labels and noise for every strength](samples_by_w.png)",
             "",
+            STRENGTHS[strength],
             explanation,
             *(f"- {name}: {value}" for name, value in settings.items()),
             "",
@@ -144,7 +174,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     )
 
 
-def tradeoff_figure(rows: Sequence[Row], reference: Scores) -> "Figure":
+def tradeoff_figure(rows: Sequence[Row], reference: Scores, strength: str = "w") -> "Figure":
     """Draws Inception score against Fréchet distance, a point a strength, joined in order of w."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
@@ -155,7 +185,13 @@ def tradeoff_figure(rows: Sequence[Row], reference: Scores) -> "Figure":
     figure = Figure(figsize=(7.0, 5.0), layout="constrained")
     axes = figure.subplots()
     axes.plot(
-        x, y, "-o", color=_BLUE, markersize=6, linewidth=1.5, label="samples, labelled with w"
+        x,
+        y,
+        "-o",
+        color=_BLUE,
+        markersize=6,
+        linewidth=1.5,
+        label=f"samples, labelled with {_TITLES[strength].removeprefix('guidance strength ')}",
     )
     axes.plot(
         reference.inception_score,
@@ -177,7 +213,7 @@ def tradeoff_figure(rows: Sequence[Row], reference: Scores) -> "Figure":
         axes.set_ylim(bottom=0.0)
     axes.set_xlabel("Inception score   (further right is better →)")
     axes.set_ylabel("Fréchet distance   (← lower is better)")
-    axes.set_title("Fidelity against diversity over the guidance strength w")
+    axes.set_title(f"Fidelity against diversity over the {_TITLES[strength]}")
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -188,16 +224,19 @@ def tradeoff_figure(rows: Sequence[Row], reference: Scores) -> "Figure":
     return figure
 
 
-def samples_figure(examples: Mapping[float, np.ndarray], titles: Sequence[str]) -> "Figure":
+def samples_figure(
+    examples: Mapping[float, np.ndarray], titles: Sequence[str], strength: str = "w"
+) -> "Figure":
     """Draws a row of images a strength; a column is one label and one noise.
 
     Args:
       examples: As in `write_report`.
       titles: As in `write_report`.
+      strength: As in `write_report`.
     """
     from matplotlib.figure import Figure
 
-    ws = sorted(examples)
+    ws, name = sorted(examples), "w" if strength == "w" else "scale"
     images = to_uint8(np.concatenate([examples[w] for w in ws]))
     _, height, width, _ = images.shape
     gap = max(1, height // 16)
@@ -209,7 +248,8 @@ def samples_figure(examples: Mapping[float, np.ndarray], titles: Sequence[str]) 
     axes.imshow(_colour(page), interpolation="nearest")
     axes.set_xticks(gap + (width - 1) / 2 + (width + gap) * np.arange(len(titles)), titles)
     axes.set_yticks(
-        gap + (height - 1) / 2 + (height + gap) * np.arange(len(ws)), [f"w = {w:g}" for w in ws]
+        gap + (height - 1) / 2 + (height + gap) * np.arange(len(ws)),
+        [f"{name} = {w:g}" for w in ws],
     )
     axes.xaxis.tick_top()
     if max(map(len, titles)) > 6:  # Too long to stand side by side.
@@ -217,7 +257,7 @@ def samples_figure(examples: Mapping[float, np.ndarray], titles: Sequence[str]) 
             title.set(rotation=40, ha="left", rotation_mode="anchor")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title("The same labels and noise for every w")
+    axes.set_title(f"The same labels and noise for every {name}")
     return figure
 
 

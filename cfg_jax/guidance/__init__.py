@@ -8,7 +8,7 @@ from cfg_jax.guidance.autoguidance import Autoguidance, autoguidance
 from cfg_jax.guidance.base import Guidance
 from cfg_jax.guidance.classifier_free import ClassifierFree, classifier_free, negative
 from cfg_jax.guidance.composed import Composed, composed
-from cfg_jax.guidance.gradient import Classifier, Energy, classifier, energy
+from cfg_jax.guidance.gradient import Ascent, Classifier, Energy, ascent, classifier, energy
 from cfg_jax.guidance.interval import Interval, interval
 from cfg_jax.guidance.plus_plus import PlusPlus, plus_plus
 from cfg_jax.guidance.projected import Projected, projected
@@ -20,6 +20,7 @@ from cfg_jax.guidance.zero_star import VELOCITY, ZeroStar, zero_star
 
 __all__ = [
     "VELOCITY",
+    "Ascent",
     "Autoguidance",
     "Classifier",
     "ClassifierFree",
@@ -33,6 +34,7 @@ __all__ = [
     "Scheduled",
     "Unconditional",
     "ZeroStar",
+    "ascent",
     "autoguidance",
     "classifier",
     "classifier_free",

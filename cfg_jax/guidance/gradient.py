@@ -3,10 +3,18 @@
     classifier:  ε̃(z_λ, c) = ε(z_λ, c) - w σ ∇_z log p(c|z_λ)
     energy:      ε̃(z_λ, c) = ε(z_λ, c) + w σ ∇_z ℓ(x̂(z_λ, c), z_λ, λ, c)
 
-The first is Dhariwal & Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis", Algorithm 2
-(its Algorithm 1 shifts the mean of a DDPM step, by as much where the step is small), and Ho &
-Salimans 2022, Section 3.1. The second is the forward guidance of Bansal et al. 2023, "Universal
-Guidance for Diffusion Models", Equation 6, with s(t) = w σ.
+The first is Dhariwal & Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis", Algorithm 2,
+and Ho & Salimans 2022, Section 3.1. The former's Algorithm 1 shifts the mean of an ancestral step
+instead, by the step's variance times the gradient (`ascent`). Moving ε̂ moves that mean too:
+
+    classifier:  (1 - e^(λ-λ')) σ² (α'/α) w ∇_z log p(c|z_λ)
+    ascent:      (1 - e^(λ-λ')) (σ'²)^(1-v) (σ²)^v w ∇_z log p(c|z_λ)
+
+The ratio, (α'/α) (σ²/σ'²)^(1-v), is above 1 and goes to 1 as λ' goes to λ: the two part where steps
+are few, and where x̂ is clipped, which limits `classifier` and not `ascent`.
+
+The energy's is the forward guidance of Bansal et al. 2023, "Universal Guidance for Diffusion
+Models", Equation 6, with s(t) = w σ.
 """
 
 import dataclasses
@@ -41,8 +49,8 @@ class Classifier(Guidance):
 
     def __call__(self, z, logsnr, cond):
         """Returns the guided pair."""
-        gradient = jax.grad(lambda z: _total("log_prob", self.log_prob(z, logsnr, cond), z))(z)
-        step = -amount(self.w, z) * expand(sigma(logsnr), z) * gradient
+        uphill = Ascent(log_prob=self.log_prob, w=self.w)(z, logsnr, cond)
+        step = -expand(sigma(logsnr), z) * uphill
         return moved(read(self.denoiser, z, logsnr, cond), step, logsnr, prediction.EPS)
 
 
@@ -83,6 +91,50 @@ def classifier(
     if null is not None:
         denoiser = unconditional(denoiser, null=null)
     return Classifier(denoiser=denoiser, log_prob=log_prob, w=strength("w", w))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ascent:
+    """The direction w ∇_z log p(c|z_λ); made by `ascent`.
+
+    Attributes:
+      log_prob: `(z, logsnr, cond) -> (batch,)`.
+      w: The strength, a scalar or `PerExample` of (batch,).
+    """
+
+    log_prob: Any
+    w: Any
+
+    def __call__(self, z, logsnr, cond):
+        """Returns the direction, of z's shape."""
+        gradient = jax.grad(lambda z: _total("log_prob", self.log_prob(z, logsnr, cond), z))(z)
+        return amount(self.w, z) * gradient
+
+
+def ascent(log_prob: Callable, *, w: ArrayLike) -> Ascent:
+    """The direction in which a classifier moves the mean of an ancestral step.
+
+    For `solvers.Ancestral(shift=...)`, whose mean then is μ̃ + w σ̃² ∇_z log p(c|z_λ): Dhariwal &
+    Nichol 2021, Algorithm 1, with s for w. `classifier` moves ε̂ instead, for every solver.
+
+    Args:
+      log_prob: As in `classifier`, a callable pytree.
+      w: The strength, any real number; it may be traced.
+
+    Returns:
+      `(z, logsnr, cond) -> direction`.
+
+    Raises:
+      ValueError: w is no finite number. When called: log_prob does not return (batch,).
+
+    >>> import jax, jax.numpy as jnp
+    >>> from cfg_jax import guidance
+    >>> log_prob = jax.tree_util.Partial(lambda z, logsnr, cond: -(z**2).sum(1))
+    >>> guidance.ascent(log_prob, w=0.5)(jnp.ones((1, 2)), 0.0, None).tolist()
+    [[-1.0, -1.0]]
+    """
+    return Ascent(log_prob=log_prob, w=strength("w", w))
 
 
 @jax.tree_util.register_dataclass

@@ -16,7 +16,7 @@ class Unconditional:
 
     Attributes:
       denoiser: The conditional network.
-      null: What stands for no condition.
+      null: What stands for no condition; None for a network that takes none.
     """
 
     denoiser: Any
@@ -24,18 +24,20 @@ class Unconditional:
 
     def __call__(self, z, logsnr, cond):
         """Returns what the network returns for the null."""
-        return self.denoiser(z, logsnr, condition.broadcast(self.null, cond))
+        null = None if self.null is None else condition.broadcast(self.null, cond)
+        return self.denoiser(z, logsnr, null)
 
 
 def unconditional(denoiser: Denoiser, *, null: Any) -> Unconditional:
-    """Denies a network its condition: ε(z_λ, ∅).
+    """Keeps the condition from a network: ε(z_λ, ∅).
 
     The condition is still passed, for whatever is wrapped around (a classifier needs it), and tells
     the batch. Acts in any space; it has no strength.
 
     Args:
-      denoiser: A network trained with and without its condition.
-      null: What stands for no condition, as in `classifier_free`.
+      denoiser: A network trained with and without its condition, or without alone.
+      null: What stands for no condition, as in `classifier_free`; None for a network that takes no
+        condition.
 
     Returns:
       A denoiser.

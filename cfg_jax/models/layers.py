@@ -3,7 +3,9 @@
 Images are NHWC. Parameters are float32; activations have the module's `dtype`.
 """
 
+import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cfg_jax.diffusion.schedules import DiscreteSchedule
+
 Dtype = Any
+LevelFeatures = Callable[[Float[Array, " batch"], int], Float[Array, "batch _"]]
+"""`(logsnr, channels) -> features`, what a network is told of the noise level."""
 
 
 def noise_level_features(
@@ -25,6 +31,32 @@ def noise_level_features(
     frequencies = jnp.logspace(1.0, -2.0, channels // 2)
     angles = logsnr.astype(jnp.float32)[:, None] * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TimestepFeatures:
+    """Cosines and sines of the time step t(λ), for networks that were trained in discrete time.
+
+    cos(t f_i) and sin(t f_i) with f_i = 10000^(-2 i / channels), i from 0 to channels / 2 - 1: from
+    1 radian a step down (Vaswani et al. 2017, "Attention Is All You Need", Section 3.5; Ho et al.
+    2020, Appendix B).
+
+    Attributes:
+      schedule: The discrete schedule of T levels that makes t of λ.
+      rescaled: Take 1000 t / T in the place of t, so that it covers the same range for every T.
+    """
+
+    schedule: DiscreteSchedule
+    rescaled: bool = False
+
+    def __call__(
+        self, logsnr: Float[Array, " batch"], channels: int
+    ) -> Float[Array, "batch {channels}"]:
+        """The features of λ; t is whole on the schedule's own levels, and not between them."""
+        t = self.schedule.time(logsnr) * (1000.0 / self.schedule.steps if self.rescaled else 1.0)
+        frequencies = 10000.0 ** (-2.0 / channels * jnp.arange(channels // 2))
+        angles = t[:, None] * frequencies
+        return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
 class GroupNorm(nn.Module):
@@ -67,23 +99,26 @@ class GroupNorm(nn.Module):
 
 
 class Conv(nn.Module):
-    """A convolution that keeps height and width; `zero` initialises it to give zero."""
+    """A convolution that keeps height and width, or halves them; `zero` makes it start at zero.
+
+    With stride 2 the first window is centred on the first entry, as in torch with padding 1.
+    """
 
     features: int
     size: int = 3
+    stride: int = 1
     zero: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch height width _"]
-    ) -> Float[Array, "batch height width _"]:
+    def __call__(self, x: Float[Array, "batch height width _"]) -> Float[Array, "batch _ _ _"]:
         """Convolves x."""
         init = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
         return nn.Conv(
             self.features,
             (self.size, self.size),
-            padding="SAME",
+            strides=self.stride,
+            padding=self.size // 2,
             kernel_init=init,
             dtype=self.dtype,
         )(x)
@@ -103,9 +138,17 @@ def upsample(x: Float[Array, "batch height width _"]) -> Float[Array, "batch _ _
 
 
 class SelfAttention(nn.Module):
-    """Residual self-attention over all positions, `head_channels` channels a head."""
+    """Residual self-attention over all positions.
+
+    Attributes:
+      head_channels: Channels of a head.
+      heads: The number of heads, which then decides how many channels each has; 0 leaves that to
+        head_channels.
+      dtype: Of the activations.
+    """
 
     head_channels: int = 64
+    heads: int = 0
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -115,16 +158,62 @@ class SelfAttention(nn.Module):
         """Attends and adds.
 
         Raises:
+          ValueError: heads, or else head_channels, does not divide the channels.
+        """
+        batch, height, width, channels = x.shape
+        each = head_size(channels, self.head_channels, self.heads)
+        h = GroupNorm(dtype=self.dtype)(x).reshape(batch, height * width, channels)
+        qkv = nn.Dense(3 * channels, dtype=self.dtype)(h)
+        q, k, v = jnp.split(qkv.reshape(batch, height * width, -1, each), 3, axis=2)
+        h = jax.nn.dot_product_attention(q, k, v).reshape(batch, height, width, channels)
+        return x + nn.Dense(channels, kernel_init=nn.initializers.zeros, dtype=self.dtype)(h)
+
+
+class AttentionPool(nn.Module):
+    """One vector of an image: what its mean attends to among all positions.
+
+    Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision",
+    Section 2.4; the pooling of ADM's noisy classifiers. The learned positions fix the image's size.
+
+    Attributes:
+      features: Length of the vector.
+      head_channels: Channels of a head.
+      dtype: Of the activations.
+    """
+
+    features: int
+    head_channels: int = 64
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch _"]:
+        """Pools.
+
+        Raises:
           ValueError: head_channels does not divide the channels.
         """
         batch, height, width, channels = x.shape
-        if channels % self.head_channels:
-            raise ValueError(
-                f"head_channels must divide the channels wherever there is attention: {channels} "
-                f"channels are not a multiple of {self.head_channels}"
-            )
-        h = GroupNorm(dtype=self.dtype)(x).reshape(batch, height * width, channels)
-        qkv = nn.Dense(3 * channels, dtype=self.dtype)(h)
-        q, k, v = jnp.split(qkv.reshape(batch, height * width, -1, self.head_channels), 3, axis=2)
-        h = jax.nn.dot_product_attention(q, k, v).reshape(batch, height, width, channels)
-        return x + nn.Dense(channels, kernel_init=nn.initializers.zeros, dtype=self.dtype)(h)
+        each = head_size(channels, self.head_channels)
+        places = x.reshape(batch, height * width, channels)
+        places = jnp.concatenate([places.mean(1, keepdims=True), places], axis=1)
+        init = nn.initializers.normal(channels**-0.5)
+        places = places + self.param("positions", init, places.shape[1:]).astype(self.dtype)
+        qkv = nn.Dense(3 * channels, dtype=self.dtype)(places)
+        q, k, v = jnp.split(qkv.reshape(batch, height * width + 1, -1, each), 3, axis=2)
+        pooled = jax.nn.dot_product_attention(q[:, :1], k, v).reshape(batch, channels)
+        return nn.Dense(self.features, dtype=self.dtype)(pooled)
+
+
+def head_size(channels: int, head_channels: int, heads: int = 0) -> int:
+    """Channels of an attention head: head_channels, unless a number of heads is given.
+
+    Raises:
+      ValueError: They do not divide the channels.
+    """
+    if channels % (heads or head_channels):
+        name = "heads" if heads else "head_channels"
+        raise ValueError(
+            f"{name} must divide the channels wherever there is attention: {channels} "
+            f"channels are not a multiple of {heads or head_channels}"
+        )
+    return channels // heads if heads else head_channels

@@ -6,88 +6,30 @@ channels a head, zero-initialised outputs ("Diffusion Models Beat GANs on Image 
 3).
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float
 
-from cfg_jax.models.layers import (
-    Conv,
-    Dtype,
-    GroupNorm,
-    SelfAttention,
-    downsample,
-    noise_level_features,
-    upsample,
-)
+from cfg_jax.diffusion.condition import Condition
+from cfg_jax.models.blocks import Levels
+from cfg_jax.models.layers import Conv, GroupNorm
 
 
-class ResidualBlock(nn.Module):
-    """GroupNorm, SiLU, convolution, twice, the second norm scaled and shifted by the embedding.
-
-    Attributes:
-      features: Channels of the result.
-      resample: `upsample` or `downsample`, applied to both paths; None keeps the size.
-      dropout: The rate before the last convolution.
-      train: Whether dropout is on.
-      dtype: Of the activations.
-    """
-
-    features: int
-    resample: str | None = None
-    dropout: float = 0.0
-    train: bool = False
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch height width _"], embedding: Float[Array, "batch _"]
-    ) -> Float[Array, "batch _ _ _"]:
-        """Transforms x, given the embedding of noise level and class, already activated."""
-        resize = {"up": upsample, "down": downsample, None: lambda y: y}[self.resample]
-        h = nn.silu(GroupNorm(dtype=self.dtype)(x))
-        h = Conv(self.features, dtype=self.dtype)(resize(h))
-        scale_shift = nn.Dense(2 * self.features)(embedding)
-        scale, shift = jnp.split(scale_shift, 2, axis=-1)
-        h = nn.silu(GroupNorm(dtype=self.dtype)(h, scale, shift))
-        h = nn.Dropout(self.dropout, deterministic=not self.train)(h)
-        h = Conv(self.features, zero=True, dtype=self.dtype)(h)
-        x = resize(x)
-        if x.shape[-1] != self.features:
-            x = Conv(self.features, size=1, dtype=self.dtype)(x)
-        return x + h
-
-
-def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
-    return primitive.name in ("conv_general_dilated", "dot_general")
-
-
-REMAT = {
-    "none": ResidualBlock,
-    "products": nn.remat(ResidualBlock, policy=_is_product),
-    "blocks": nn.remat(ResidualBlock),
-}
-"""Residual blocks by what their backward pass recomputes."""
-
-
-class UNet(nn.Module):
+class UNet(Levels):
     """ε_θ(z_λ, λ, c) over images of any height and width that its levels can halve.
 
     Attributes:
-      channels: Channels of the first level.
-      channel_mult: Each level's channels as a multiple of `channels`; each level but the last
-        halves height and width.
-      blocks: Residual blocks a level.
-      attention_resolutions: Self-attention after the blocks of a level whose shorter side is one of
-        these.
-      head_channels: Channels of an attention head.
-      num_classes: The number of classes; label `num_classes` is the null. 0 for an unconditional
-        network.
-      dropout: The rate inside residual blocks.
-      dtype: Of the activations; parameters and the result are float32.
-      remat: What the backward pass recomputes instead of keeping: "none"; all of a residual block
-        but its convolutions and matrix products, "products"; all of it, "blocks".
+      null: Whether label `num_classes` is the null. num_classes is 0 for an unconditional network.
+      upscale: The factor by which the network enlarges small images, the noisy image beside them;
+        0 for a network that does not.
+      learned_variance: Whether the network also says where between its bounds the reverse variance
+        lies, see `variance`.
+
+    The other attributes are those of `blocks.Levels`.
 
     >>> import jax, jax.numpy as jnp
     >>> from cfg_jax.models import UNet
@@ -99,22 +41,15 @@ class UNet(nn.Module):
     (2, 8, 8, 1)
     """
 
-    channels: int = 64
-    channel_mult: tuple[int, ...] = (1, 2, 2)
-    blocks: int = 2
-    attention_resolutions: tuple[int, ...] = (16, 8)
-    head_channels: int = 64
-    num_classes: int = 0
-    dropout: float = 0.0
-    dtype: Dtype = jnp.float32
-    remat: str = "none"
+    null: bool = True
+    upscale: int = 0
+    learned_variance: bool = False
 
-    @nn.compact
     def __call__(
         self,
         z: Float[Array, "batch height width channels"],
         logsnr: ArrayLike,
-        cond: Int[Array, " batch"] | None = None,
+        cond: Condition = None,
         *,
         train: bool = False,
     ) -> Float[Array, "batch height width channels"]:
@@ -123,78 +58,125 @@ class UNet(nn.Module):
         Args:
           z: z_λ of (batch, height, width, channels).
           logsnr: λ, a scalar or (batch,).
-          cond: Labels in [0, num_classes], the last one the null; None where num_classes is 0.
+          cond: Labels in [0, num_classes], the last one the null, if there is one; None where
+            num_classes is 0. For a network that enlarges, {"label": those, "small": images} with
+            images of (batch, height / upscale, width / upscale, channels).
           train: Turns dropout on, which then needs a "dropout" rng.
 
         Returns:
           ε̂ of z's shape, float32.
 
         Raises:
-          ValueError: Height or width cannot be halved as often as the levels ask, or labels are
-            missing, or given to an unconditional network.
+          ValueError: Height or width cannot be halved as often as the levels ask; labels or small
+            images are missing, or given to a network that takes none.
         """
-        self._check(z.shape, cond)
-        embedding = self._embed(jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1]), cond)
-        kind = REMAT[self.remat]
+        return self._outputs(z, logsnr, cond, train)[..., : z.shape[-1]]
 
-        # Everything has a name of its own: parameters are the same with and without remat.
-        def block(name, h, features=None, resample=None):
-            features = features or h.shape[-1]
-            made = kind(features, resample, self.dropout, train, self.dtype, name=name)
-            return made(h, embedding)
+    def variance(
+        self,
+        z: Float[Array, "batch height width channels"],
+        logsnr: ArrayLike,
+        cond: Condition = None,
+    ) -> Float[Array, "batch height width channels"]:
+        """The v of the reverse variance (σ̃²)^(1-v) (σ²)^v, learned (see `LearnedVariance`).
 
-        def attend(name, h):
-            return SelfAttention(self.head_channels, self.dtype, name=f"{name}_attention")(h)
+        Args:
+          z: As above.
+          logsnr: As above.
+          cond: As above.
 
-        def stage(name, h, features):
-            h = block(name, h, features)
-            return attend(name, h) if min(h.shape[1:3]) in self.attention_resolutions else h
+        Returns:
+          v of z's shape, float32, mostly within [0, 1].
 
-        h = Conv(self.channels, dtype=self.dtype, name="input")(z.astype(self.dtype))
-        skips = [h]
-        for level, mult in enumerate(self.channel_mult):
-            if level:
-                h = block(f"downsample{level}", h, resample="down")
-                skips.append(h)
-            for i in range(self.blocks):
-                h = stage(f"down{level}_{i}", h, mult * self.channels)
-                skips.append(h)
+        Raises:
+          ValueError: The network has learned no variance.
+        """
+        if not self.learned_variance:
+            raise ValueError("the U-Net has learned no variance (learned_variance=False)")
+        return 0.5 * (self._outputs(z, logsnr, cond, False)[..., z.shape[-1] :] + 1.0)
 
-        h = block("middle_1", attend("middle", block("middle_0", h)))
-
-        for level, mult in reversed(list(enumerate(self.channel_mult))):
+    @nn.compact
+    def _outputs(self, z: Array, logsnr: ArrayLike, cond: Condition, train: bool) -> Array:
+        """ε̂, and after it what `variance` is made of, along the channels."""
+        label, small = self._parts(z.shape, cond)
+        self.check_size(z.shape, "U-Net")
+        embedding = self._embed(jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1]), label)
+        x = z
+        if small is not None:
+            x = jnp.concatenate([z, jax.image.resize(small, z.shape, "bilinear")], axis=-1)
+        h, skips = self.descend(x, embedding, train)
+        for level in reversed(range(len(self.channel_mult))):
             for i in range(self.blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = stage(f"up{level}_{i}", h, mult * self.channels)
+                h = self.stage(f"up{level}_{i}", h, embedding, train, self.width(level))
             if level:
-                h = block(f"upsample{level}", h, resample="up")
-
+                h = self.change_size(f"upsample{level}", h, embedding, train, "up")
         h = nn.silu(GroupNorm(dtype=self.dtype, name="output_norm")(h))
-        out = Conv(z.shape[-1], zero=True, dtype=self.dtype, name="output")(h)
-        return out.astype(jnp.float32)
+        outputs = z.shape[-1] * (2 if self.learned_variance else 1)
+        return Conv(outputs, zero=True, dtype=self.dtype, name="output")(h).astype(jnp.float32)
 
     @nn.nowrap
-    def _check(self, shape: tuple[int, ...], cond: Array | None) -> None:
-        _, height, width, _ = shape
-        factor = 2 ** (len(self.channel_mult) - 1)
-        if height % factor or width % factor:
-            raise ValueError(
-                f"the U-Net halves height and width {len(self.channel_mult) - 1} times, so both "
-                f"must be multiples of {factor}; got {height}×{width}"
-            )
-        if (cond is None) == (self.num_classes > 0):
+    def inputs(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
+        """What the network takes for one image of (height, width, channels), in shapes."""
+        label = jax.ShapeDtypeStruct((1,), jnp.int32) if self.num_classes else None
+        if not self.upscale:
+            return *super().inputs(shape), label
+        height, width, channels = shape
+        small = (1, height // self.upscale, width // self.upscale, channels)
+        cond = {"label": label, "small": jax.ShapeDtypeStruct(small, jnp.float32)}
+        return *super().inputs(shape), cond
+
+    @nn.nowrap
+    def _parts(self, shape: tuple[int, ...], cond: Any) -> tuple[Any, Any]:
+        """The condition's labels and small images, each None where the network takes none."""
+        label, small = cond, None
+        if self.upscale:
+            if not isinstance(cond, dict) or set(cond) != {"label", "small"}:
+                raise ValueError('the U-Net enlarges: its condition is {"label": …, "small": …}')
+            label, small = cond["label"], cond["small"]
+            batch, height, width, channels = shape
+            wanted = (batch, height // self.upscale, width // self.upscale, channels)
+            if small.shape != wanted:
+                raise ValueError(f"the small images must have shape {wanted}, got {small.shape}")
+        if (label is None) == (self.num_classes > 0):
             raise ValueError(
                 f"the U-Net has {self.num_classes} classes, so it needs labels"
-                if cond is None
+                if label is None
                 else "the U-Net is unconditional (num_classes=0) and takes no labels"
             )
+        return label, small
 
-    def _embed(self, logsnr: Array, cond: Array | None) -> Array:
+    @nn.nowrap
+    def _embed(self, logsnr: Array, label: Array | None) -> Array:
         """The embedding of noise level and class, activated, float32."""
-        width = 4 * self.channels
-        h = nn.Dense(width, name="level_0")(noise_level_features(logsnr, self.channels))
-        h = nn.Dense(width, name="level_1")(nn.silu(h))
-        if cond is not None:
+        h = self.embed_level(logsnr)
+        if label is not None:
             init = nn.initializers.normal(1.0)
-            h = h + nn.Embed(self.num_classes + 1, width, embedding_init=init, name="label")(cond)
+            labels = self.num_classes + self.null
+            h = h + nn.Embed(labels, h.shape[-1], embedding_init=init, name="label")(label)
         return nn.silu(h)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearnedVariance:
+    """`(z, logsnr, cond) -> v`, what a network learned of the reverse variance (σ̃²)^(1-v) (σ²)^v.
+
+    Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", Equation 15. For
+    `solvers.Ancestral(v=...)` and `likelihood.discrete_vlb(v=...)`. Under jit one evaluation of the
+    network serves both ε and v, where both are asked with the same condition.
+
+    Attributes:
+      network: The U-Net, with learned_variance.
+      params: Its variables.
+    """
+
+    network: UNet = dataclasses.field(metadata={"static": True})
+    params: Any
+
+    def __call__(
+        self, z: Float[Array, "batch ..."], logsnr: ArrayLike, cond: Condition
+    ) -> Float[Array, "batch ..."]:
+        """Returns v of z's shape."""
+        v: Any = self.network.apply(self.params, z, logsnr, cond, method="variance")
+        return v

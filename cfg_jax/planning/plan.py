@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from cfg_jax.models import UNet
 from cfg_jax.planning.analysis import Analysis, Report, analyse
 from cfg_jax.planning.search import Trial, largest
 from cfg_jax.planning.topology import Topology
@@ -68,7 +69,7 @@ def make_plan(
       shape: One image's (height, width, channels).
       num_classes: Of the data; 0 without labels.
       samples: Images that are sampled at a time, over all chips; 0 leaves the sampler out; a
-        training batch when None.
+        training batch when None. A noisy classifier draws none.
       report: Takes lines of progress.
 
     Returns:
@@ -76,11 +77,14 @@ def make_plan(
 
     Raises:
       ValueError: The chips do not divide the batch, or do not make the mesh, or the network cannot
-        take the images.
+        take the images, or samples are asked of a noisy classifier.
     """
     recipe.check(config)
     program = _program(config, topology, shape, num_classes)
-    count = config.train.batch_size if samples is None else samples
+    draws = isinstance(program.network, UNet)
+    count = config.train.batch_size * draws if samples is None else samples
+    if count and not draws:
+        raise ValueError(f"a noisy classifier draws no samples: samples must be 0, got {count}")
     return Plan(
         config=config,
         topology=topology,
@@ -176,6 +180,7 @@ def _sampler(
 ) -> Analysis:
     """Compiles `Run.sample`, the parameters whole on every chip."""
     network, mesh = program.network, program.mesh
+    assert isinstance(network, UNet)
     classes = network.num_classes
 
     def sample(params: Any, key: jax.Array, labels: Any) -> jax.Array:

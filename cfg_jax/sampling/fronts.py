@@ -49,6 +49,7 @@ class _Static:
 
     structure: Any
     places: tuple[Any, ...]
+    which: tuple[int, ...]
     shape: tuple[int, ...]
     levels: tuple[float, ...]
 
@@ -206,7 +207,9 @@ def _prepare(
     program = (denoiser, jax.tree.map(floating, solver))
     nodes, structure = jax.tree.flatten(program, is_leaf=lambda n: isinstance(n, PerExample))
     places = tuple(_place(node) for node in nodes)
-    shared = [_strong(n) for n, p in zip(nodes, places, strict=True) if p is _Place.SHARED]
+    shared, which = _once(
+        [_strong(n) for n, p in zip(nodes, places, strict=True) if p is _Place.SHARED]
+    )
     per_example = [
         jax.tree.map(_strong, n)
         for n, p in zip(nodes, places, strict=True)
@@ -220,7 +223,7 @@ def _prepare(
     index = offset + jnp.arange(count)
     return (
         _Arguments(shared, _Batched(index, cond, z, per_example), key),
-        _Static(structure, places, tuple(shape), _levels(grid(schedule, steps), steps)),
+        _Static(structure, places, which, tuple(shape), _levels(grid(schedule, steps), steps)),
     )
 
 
@@ -271,10 +274,28 @@ def _strong(value: Any) -> Array:
     return jnp.asarray(value, jnp.result_type(value))
 
 
+def _once(arrays: list[Array]) -> tuple[list[Array], tuple[int, ...]]:
+    """The different ones among arrays, and for each array which of those it is.
+
+    Where the denoiser and the solver hold the same parameters, the compiler then sees that they ask
+    the same network, and evaluates it once.
+    """
+    kept: list[Array] = []
+    number: dict[int, int] = {}
+    which = []
+    for array in arrays:
+        known = number.get(id(array)) if array.ndim else None
+        if known is None:
+            known = number[id(array)] = len(kept)
+            kept.append(array)
+        which.append(known)
+    return kept, tuple(which)
+
+
 def _reverse(shared: list, batched: _Batched, key: jax.Array, static: _Static):
     """Puts denoiser and solver together again and runs the reverse process."""
     travelling = {
-        _Place.SHARED: iter(shared),
+        _Place.SHARED: iter([shared[i] for i in static.which]),
         _Place.PER_EXAMPLE: iter(batched.per_example),
     }
     nodes = [

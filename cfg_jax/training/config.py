@@ -1,6 +1,7 @@
 """What a recipe may say, with its defaults, and the objects it stands for."""
 
 import dataclasses
+import functools
 import re
 from typing import Any
 
@@ -9,19 +10,27 @@ import optax
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from cfg_jax.diffusion import checks, schedules
-from cfg_jax.diffusion.schedules import Schedule
-from cfg_jax.models import UNet
-from cfg_jax.models.unet import REMAT
+from cfg_jax.diffusion import checks, objective, schedules
+from cfg_jax.diffusion.schedules import DiscreteSchedule, Schedule
+from cfg_jax.models import Encoder, UNet
+from cfg_jax.models.blocks import REMAT, RESAMPLE
+from cfg_jax.models.layers import LevelFeatures, TimestepFeatures, noise_level_features
 from cfg_jax.sampling import grids, solvers
 from cfg_jax.sampling.grids import Grid
 from cfg_jax.sampling.solvers import Solver
 from cfg_jax.training import guided
 from cfg_jax.training.averages import Average, Constant, Power, exponent
+from cfg_jax.training.step import Loss
 
 SCHEDULES = {"cosine": schedules.Cosine, "uniform": schedules.Uniform}
+DISCRETE = {"linear_beta": schedules.LinearBeta, "cosine_beta": schedules.CosineBeta}
+TOLD = ("logsnr", "timestep", "rescaled_timestep")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 DECAYS = ("constant", "cosine")
+OBJECTIVES: dict[str, Loss] = {
+    "diffusion": objective.squared_error,
+    "classifier": objective.cross_entropy,
+}
 SOLVERS = ("default", *solvers.SOLVERS)
 
 MAY_CHANGE = {
@@ -54,6 +63,8 @@ def default() -> ConfigDict:
     """
     config = ConfigDict()
 
+    config.objective = "diffusion"  # diffusion | classifier: of ε, or p(c|z_λ) to guide with
+
     config.data = ConfigDict()
     config.data.name = "digits"  # digits | folder | tfds:NAME
     config.data.path = ""  # folder: a directory or zip of class folders
@@ -69,9 +80,11 @@ def default() -> ConfigDict:
     config.data.workers = 0  # processes that read; 0 reads in threads of this one
 
     config.schedule = ConfigDict()
-    config.schedule.name = "cosine"  # cosine | uniform
-    config.schedule.logsnr_min = -20.0
-    config.schedule.logsnr_max = 20.0
+    config.schedule.name = "cosine"  # cosine | uniform | linear_beta | cosine_beta
+    config.schedule.logsnr_min = -20.0  # of cosine and uniform
+    config.schedule.logsnr_max = 20.0  # of cosine and uniform
+    config.schedule.timesteps = 1000  # of the betas: the number of noise levels
+    config.schedule.spacing = "even"  # even | leading: of the betas, which of them sampling visits
 
     config.p_uncond = 0.1  # how often training hides the label
 
@@ -82,6 +95,12 @@ def default() -> ConfigDict:
     config.model.blocks = 2
     config.model.attention_resolutions = (16, 8)
     config.model.head_channels = 64
+    config.model.heads = 0  # attention heads; 0 for as many as head_channels make
+    config.model.resample = "residual"  # residual | conv: how levels change size
+    config.model.told = "logsnr"  # logsnr | timestep | rescaled_timestep: what tells the noise
+    config.model.null = True  # whether there is a label for none
+    config.model.upscale = 0  # the factor by which small images are enlarged; 0 for no such network
+    config.model.learned_variance = False  # whether it also tells the reverse variance
     config.model.dropout = 0.0
     config.model.dtype = "float32"  # float32 | bfloat16: of the activations
     config.model.remat = "none"  # none | products | blocks: what the backward pass recomputes
@@ -93,6 +112,7 @@ def default() -> ConfigDict:
     config.optim.b1 = 0.9
     config.optim.b2 = 0.999
     config.optim.clip_norm = 1.0  # of the gradient's global norm
+    config.optim.weight_decay = 0.0  # decoupled, of all parameters: AdamW; 0 is Adam
 
     config.train = ConfigDict()
     config.train.seed = 0
@@ -122,6 +142,7 @@ def default() -> ConfigDict:
     config.sample.solver = "ancestral"  # default | ancestral | ddim | euler | heun | dpmpp | unipc
     config.sample.grid = "uniform_u"  # uniform_u | uniform_logsnr | karras | secant
     config.sample.v = 0.3  # of ancestral
+    config.sample.learned_v = False  # of ancestral: what the network tells, in the place of v
     config.sample.eta = 0.0  # of ddim and dpmpp
     config.sample.order = 2  # of dpmpp and unipc
     config.sample.clip = "static"  # static | dynamic | none: how x̂ is kept within [-1, 1]
@@ -155,9 +176,12 @@ def _at_least(name: str, value: float, least: float) -> None:
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError, naming the field, where a value is outside what is allowed."""
-    _one_of("schedule.name", config.schedule.name, SCHEDULES)
+    _one_of("objective", config.objective, OBJECTIVES)
+    _one_of("schedule.name", config.schedule.name, (*SCHEDULES, *DISCRETE))
     _one_of("model.dtype", config.model.dtype, DTYPES)
     _one_of("model.remat", config.model.remat, REMAT)
+    _one_of("model.resample", config.model.resample, RESAMPLE)
+    _one_of("model.told", config.model.told, TOLD)
     _one_of("optim.decay", config.optim.decay, DECAYS)
     _one_of("sample.solver", config.sample.solver, SOLVERS)
     _one_of("sample.grid", config.sample.grid, grids.GRIDS)
@@ -171,10 +195,13 @@ def check(config: ConfigDict) -> None:
         "train.sample_every": config.train.sample_every,
         "data.workers": config.data.workers,
         "optim.learning_rate": config.optim.learning_rate,
+        "optim.weight_decay": config.optim.weight_decay,
         "train.max_skipped": config.train.max_skipped,
         "train.spike": config.train.spike,
         "train.keep_every": config.train.keep_every,
         "mesh.min_size": config.mesh.min_size,
+        "model.heads": config.model.heads,
+        "model.upscale": config.model.upscale,
     }.items():
         _at_least(name, value, 0)
     for name, value in {
@@ -189,6 +216,13 @@ def check(config: ConfigDict) -> None:
             f"config.train.data_timeout must be above 0 seconds; got {config.train.data_timeout}"
         )
     checks.finite("config.sample.w", config.sample.w)
+    if config.p_uncond and not config.model.null:
+        raise ValueError("config.p_uncond must be 0 where config.model.null is False")
+    if config.sample.learned_v and not config.model.learned_variance:
+        raise ValueError("config.sample.learned_v needs a network with model.learned_variance")
+    if config.objective == "classifier":
+        _check_classifier(config)
+    level_features(config)
     guided.check(config)
     averages(config)
     _check_rules(config.mesh.rules)
@@ -200,6 +234,24 @@ def check(config: ConfigDict) -> None:
             f"plus_plus guidance needs a sample.solver that reads ε̂, one of {', '.join(readers)}; "
             f"got {config.sample.solver!r}"
         )
+
+
+def _check_classifier(config: ConfigDict) -> None:
+    """A classifier always sees its label, and draws no samples."""
+    wanted = {
+        "p_uncond": 0,
+        "train.sample_every": 0,
+        "model.conditional": True,
+        "model.learned_variance": False,
+        "model.upscale": 0,
+    }
+    held = flatten(config)
+    for name, value in wanted.items():
+        if held[name] != value:
+            raise ValueError(
+                f"config.{name} must be {value} where config.objective is classifier; "
+                f"got {held[name]}"
+            )
 
 
 def _check_rules(rules: Any) -> None:
@@ -220,8 +272,28 @@ def _check_rules(rules: Any) -> None:
 
 def schedule(config: ConfigDict) -> Schedule:
     """The p(λ) that a config names."""
-    kind = SCHEDULES[config.schedule.name]
-    return kind(logsnr_min=config.schedule.logsnr_min, logsnr_max=config.schedule.logsnr_max)
+    chosen = config.schedule
+    if chosen.name in DISCRETE:
+        return DISCRETE[chosen.name](steps=chosen.timesteps, spacing=chosen.spacing)
+    kind = SCHEDULES[chosen.name]
+    return kind(logsnr_min=chosen.logsnr_min, logsnr_max=chosen.logsnr_max)
+
+
+def level_features(config: ConfigDict) -> LevelFeatures:
+    """What a config's network is told of the noise level: λ, or the time step of its schedule.
+
+    Raises:
+      ValueError: It is to be a time step, and the schedule has none.
+    """
+    told, levels = config.model.told, schedule(config)
+    if told == "logsnr":
+        return noise_level_features
+    if not isinstance(levels, DiscreteSchedule):
+        raise ValueError(
+            f"config.model.told={told} needs a schedule.name of time steps, one of "
+            f"{', '.join(DISCRETE)}; got {config.schedule.name!r}"
+        )
+    return TimestepFeatures(schedule=levels, rescaled=told == "rescaled_timestep")
 
 
 def solver(config: ConfigDict) -> Solver | None:
@@ -255,23 +327,54 @@ def grid(config: ConfigDict) -> Grid | None:
     return None if config.sample.solver == "default" else grids.GRIDS[config.sample.grid]()
 
 
+def trained(config: ConfigDict, num_classes: int) -> UNet | Encoder:
+    """The network that a config trains, for data of so many classes.
+
+    Raises:
+      ValueError: It is a classifier, and the data have no classes.
+    """
+    if config.objective == "diffusion":
+        return network(config, num_classes)
+    if not num_classes:
+        raise ValueError("config.objective=classifier needs data with labels")
+    return encoder(config, num_classes)
+
+
 def network(config: ConfigDict, num_classes: int) -> UNet:
     """The U-Net that a config describes, for data of so many classes."""
     return UNet(
-        channels=config.model.channels,
-        channel_mult=tuple(config.model.channel_mult),
-        blocks=config.model.blocks,
-        attention_resolutions=tuple(config.model.attention_resolutions),
-        head_channels=config.model.head_channels,
+        **_levels(config),
         num_classes=num_classes if config.model.conditional else 0,
-        dropout=config.model.dropout,
-        dtype=DTYPES[config.model.dtype],
-        remat=config.model.remat,
+        null=config.model.null,
+        upscale=config.model.upscale,
+        learned_variance=config.model.learned_variance,
     )
 
 
+def encoder(config: ConfigDict, num_classes: int) -> Encoder:
+    """The noisy classifier of a config's levels, for data of so many classes."""
+    return Encoder(**_levels(config), num_classes=num_classes)
+
+
+def _levels(config: ConfigDict) -> dict[str, Any]:
+    """What U-Net and encoder share."""
+    return {
+        "channels": config.model.channels,
+        "channel_mult": tuple(config.model.channel_mult),
+        "blocks": config.model.blocks,
+        "attention_resolutions": tuple(config.model.attention_resolutions),
+        "head_channels": config.model.head_channels,
+        "heads": config.model.heads,
+        "resample": config.model.resample,
+        "level_features": level_features(config),
+        "dropout": config.model.dropout,
+        "dtype": DTYPES[config.model.dtype],
+        "remat": config.model.remat,
+    }
+
+
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Adam behind a clip of the gradient's global norm, with warm-up and decay."""
+    """Adam or AdamW behind a clip of the gradient's global norm, with warm-up and decay."""
     optim = config.optim
     after = max(config.train.steps - optim.warmup, 1)
     decayed = {
@@ -280,9 +383,12 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     }[optim.decay]
     warmup = optax.linear_schedule(0.0, optim.learning_rate, optim.warmup)
     rate = optax.join_schedules([warmup, decayed], [optim.warmup]) if optim.warmup else decayed
-    return optax.chain(
-        optax.clip_by_global_norm(optim.clip_norm), optax.adam(rate, b1=optim.b1, b2=optim.b2)
-    )
+    adam = functools.partial(optax.adam, rate, b1=optim.b1, b2=optim.b2)
+    if optim.weight_decay:
+        adam = functools.partial(
+            optax.adamw, rate, b1=optim.b1, b2=optim.b2, weight_decay=optim.weight_decay
+        )
+    return optax.chain(optax.clip_by_global_norm(optim.clip_norm), adam())
 
 
 def averages(config: ConfigDict) -> tuple[Average, ...]:

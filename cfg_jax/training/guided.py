@@ -1,8 +1,8 @@
 """The guidance that a recipe names: its method, that method's knobs, and where it is on.
 
 A knob has the name it has in Python, and None where the method's own default shall hold; a label is
-the same for all examples. What needs a function of its own (a noisy classifier, an energy, a w that
-depends on λ) is made in Python.
+the same for all examples. A noisy classifier may guide as well, beside any of them. What needs
+another function of its own (an energy, a w that depends on λ) is made in Python.
 """
 
 import dataclasses
@@ -126,7 +126,7 @@ def describe(config: ConfigDict) -> str:
     """The guidance of a config in a line: "rescaled, phi=0.7, low=-2.0"."""
     chosen = config.guidance
     set_ = {knob: chosen[knob] for knob in KNOBS if chosen[knob] is not None}
-    set_ |= {bound: chosen[bound] for bound in BOUNDS if chosen[bound] is not None}
+    set_ |= _bounds(config)
     return ", ".join([chosen.name, *(f"{name}={value}" for name, value in set_.items())])
 
 
@@ -137,6 +137,8 @@ def guided(
     w: ArrayLike,
     null: int | None,
     weak: Denoiser | None = None,
+    log_prob: Callable | None = None,
+    scale: ArrayLike = 1.0,
 ) -> Denoiser:
     """A network under the guidance of a config, its x̂ kept in range as the config says.
 
@@ -147,6 +149,8 @@ def guided(
       null: The label that stands for none; None for an unconditional network, which no guidance but
         autoguidance can guide, and classifier-free guidance leaves as it is.
       weak: The weaker network of autoguidance.
+      log_prob: A noisy classifier that guides whatever the config makes, as `guidance.classifier`.
+      scale: Its strength, a scalar or (batch,).
 
     Returns:
       The denoiser.
@@ -160,8 +164,10 @@ def guided(
         raise ValueError("autoguidance is for a trained network, with a weaker one beside it")
     if null is not None or chosen.name == "autoguidance":
         denoiser = _unclipped(config, denoiser, w=w, null=null, weak=weak)
-    elif describe(config) != "classifier_free":
+    elif chosen.name != "classifier_free" or (log_prob is None and _bounds(config)):
         raise ValueError(f"an unconditional network cannot be guided by {describe(config)}")
+    if log_prob is not None:
+        denoiser = _limited(config, guidance.classifier(denoiser, log_prob, w=scale))
     return CLIPS[config.sample.clip](denoiser, config.sample.percentile)
 
 
@@ -173,9 +179,18 @@ def _unclipped(config: ConfigDict, denoiser: Denoiser, *, w: Any, null: Any, wea
         knobs["space"] = SPACES[knobs["space"]]
     if "weak" in knobs:
         knobs["weak"] = weak
-    made = method.make(denoiser, w=w, null=null, **knobs)
-    bounds = {bound: chosen[bound] for bound in BOUNDS if chosen[bound] is not None}
+    return _limited(config, method.make(denoiser, w=w, null=null, **knobs))
+
+
+def _limited(config: ConfigDict, made: Any) -> Denoiser:
+    """A guidance within the config's bounds."""
+    bounds = _bounds(config)
     return guidance.interval(made, **bounds) if bounds else made
+
+
+def _bounds(config: ConfigDict) -> dict[str, float]:
+    chosen = config.guidance
+    return {bound: chosen[bound] for bound in BOUNDS if chosen[bound] is not None}
 
 
 def _nothing(z, logsnr, cond):

@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from cfg_jax.data import Dataset, batches, open_dataset
+from cfg_jax.models import UNet
 from cfg_jax.training import config as recipe
 from cfg_jax.training import mesh as meshes
 from cfg_jax.training import processes
@@ -73,7 +74,9 @@ def train(config: ConfigDict, workdir: Path) -> None:
         feed = Feed(stream(config, data, start), timeout=every.data_timeout, report=note)
         stack.callback(feed.close)
         journal = stack.enter_context(Journal(config, workdir, ledger, step=start))
-        grids = GridWriter(config, workdir, program.network, data.shape, mesh)
+        grids = None
+        if isinstance(program.network, UNet):
+            grids = GridWriter(config, workdir, program.network, data.shape, mesh)
         stopped = stack.enter_context(signals())
         stack.enter_context(processes.together(lambda: f"they go on from {_good(checkpoints)}"))
         ledger.book("start")
@@ -98,7 +101,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
                     f"stopped by {stopping.name}; step {done} is saved: {checkpoints.path(done)}",
                     stopping,
                 )
-            if every.sample_every and (done % every.sample_every == 0 or done == last):
+            if grids and every.sample_every and (done % every.sample_every == 0 or done == last):
                 with ledger.on("sample"):
                     grids.write(done, state.ema[0])
                 journal.restart_clock()

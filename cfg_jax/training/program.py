@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cfg_jax.models import UNet
+from cfg_jax.models import Encoder, UNet
 from cfg_jax.training import config as recipe
 from cfg_jax.training import mesh as meshes
 from cfg_jax.training import state as states
@@ -26,7 +26,7 @@ class Program(NamedTuple):
     """A config's training on a mesh.
 
     Attributes:
-      network: The U-Net.
+      network: What is trained: the U-Net or the encoder.
       optimizer: Its optimiser.
       mesh: The devices.
       start: Makes the state before the first step, jitted.
@@ -35,7 +35,7 @@ class Program(NamedTuple):
       batch: The same of a batch.
     """
 
-    network: UNet
+    network: UNet | Encoder
     optimizer: optax.GradientTransformation
     mesh: Mesh
     start: Callable[[], State]
@@ -57,11 +57,17 @@ def build(config: ConfigDict, shape: tuple[int, ...], num_classes: int, mesh: Me
       The program.
 
     Raises:
-      ValueError: The devices do not divide the batch, or the network cannot take the images.
+      ValueError: The devices do not divide the batch, the network cannot take the images, or is of
+        a kind that is imported and not trained.
     """
     train = config.train
+    for name in ("learned_variance", "upscale"):
+        if config.model[name]:
+            raise ValueError(
+                f"config.model.{name} is for networks that `import` brings: nothing trains them"
+            )
     meshes.check_batch_size(train.batch_size, mesh, train.accumulate)
-    network, optimizer = recipe.network(config, num_classes), recipe.optimizer(config)
+    network, optimizer = recipe.trained(config, num_classes), recipe.optimizer(config)
     averages = recipe.averages(config)
 
     def start() -> State:
@@ -74,6 +80,7 @@ def build(config: ConfigDict, shape: tuple[int, ...], num_classes: int, mesh: Me
     step = make_step(
         network,
         optimizer,
+        loss=recipe.OBJECTIVES[config.objective],
         schedule=recipe.schedule(config),
         p_uncond=config.p_uncond,
         averages=averages,

@@ -86,7 +86,12 @@ def replay(config: ConfigDict, workdir: Path, step: int) -> Replay:
             p_uncond=config.p_uncond,
             seed=config.train.seed,
         )
-        return losses(program.network, state.params, drawn), drawn.draw.logsnr, drawn.draw.cond
+        loss = recipe.OBJECTIVES[config.objective]
+        return (
+            losses(program.network, state.params, drawn, loss),
+            drawn.draw.logsnr,
+            drawn.draw.cond,
+        )
 
     each, logsnr, cond = jax.device_get(look(state, batch))
     images, labels = jax.device_get((batch["image"], batch["label"]))

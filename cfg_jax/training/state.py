@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from cfg_jax.models import UNet
+from cfg_jax.models import Encoder, UNet
 
 
 class State(NamedTuple):
@@ -29,7 +29,7 @@ class State(NamedTuple):
 
 
 def init(
-    network: UNet,
+    network: UNet | Encoder,
     optimizer: optax.GradientTransformation,
     shape: tuple[int, ...],
     seed: int,
@@ -38,14 +38,14 @@ def init(
     """The state before the first step, for images of the given shape.
 
     Args:
-      network: The U-Net.
+      network: The U-Net or the encoder.
       optimizer: Its optimiser.
       shape: One image's (height, width, channels).
       seed: Of the initial parameters.
       averages: How many moving averages there are.
     """
-    label = jnp.zeros((1,), jnp.int32) if network.num_classes else None
-    params = network.init(jax.random.key(seed), jnp.zeros((1, *shape)), jnp.zeros((1,)), label)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), network.inputs(shape))
+    params = network.init(jax.random.key(seed), *zeros)
     # Donated with the rest: the averages may not share the parameters' buffers.
     ema = tuple(jax.tree.map(jnp.copy, params) for _ in range(averages))
     zero = jnp.zeros((), jnp.int32)

@@ -1,4 +1,4 @@
-"""One training step: draw λ, ε and nulls, ask the network for ε, descend, average.
+"""One training step: draw λ, ε and nulls, ask the network, descend, average.
 
 Everything random is a function of (seed, step, example): the key is folded with the step here, and
 with the example's place in the global batch in `objective.draw`.
@@ -17,7 +17,7 @@ from cfg_jax.data.images import to_float
 from cfg_jax.diffusion import objective
 from cfg_jax.diffusion.objective import Draw
 from cfg_jax.diffusion.schedules import Schedule
-from cfg_jax.models import UNet
+from cfg_jax.models import Encoder, UNet
 from cfg_jax.training.averages import Average, move
 from cfg_jax.training.state import State
 
@@ -61,12 +61,15 @@ class Drawn(NamedTuple):
 
 Step = Callable[[State, dict[str, Array]], tuple[State, Metrics]]
 
+Loss = Callable[[Callable, Array, Draw], Array]
+"""(network, x, draw) -> (batch,), as `objective.squared_error` and `objective.cross_entropy`."""
+
 
 def prepare(
     batch: dict[str, Array],
     step: Int[Array, ""],
     *,
-    network: UNet,
+    network: UNet | Encoder,
     schedule: Schedule,
     p_uncond: float,
     seed: int,
@@ -94,20 +97,20 @@ def prepare(
     return Drawn(x, draw, dropout)
 
 
-def losses(network: UNet, params: Any, drawn: Drawn) -> Float[Array, " batch"]:
+def losses(
+    network: UNet | Encoder, params: Any, drawn: Drawn, loss: Loss
+) -> Float[Array, " batch"]:
     """Each example's training loss."""
-
-    def denoiser(z, logsnr, cond):
-        rngs = {"dropout": drawn.dropout}
-        return network.apply(params, z, logsnr, cond, train=True, rngs=rngs)
-
-    return objective.squared_error(denoiser, drawn.x, drawn.draw)
+    rngs = {"dropout": drawn.dropout}
+    asked = functools.partial(network.apply, params, train=True, rngs=rngs)
+    return loss(asked, drawn.x, drawn.draw)
 
 
 def make_step(
-    network: UNet,
+    network: UNet | Encoder,
     optimizer: optax.GradientTransformation,
     *,
+    loss: Loss,
     schedule: Schedule,
     p_uncond: float,
     averages: Sequence[Average],
@@ -121,8 +124,9 @@ def make_step(
     A step whose loss or gradient is not finite changes nothing but the counts.
 
     Args:
-      network: The U-Net; its number of classes is the null label.
+      network: The U-Net, its number of classes being the null label; or the encoder.
       optimizer: Takes gradients to updates.
+      loss: What the network descends on.
       schedule: p(λ).
       p_uncond: The probability that a label is hidden.
       averages: The parameters' moving averages.
@@ -138,7 +142,7 @@ def make_step(
 
     def gradient_of(params: Any, drawn: Drawn) -> tuple[Array, Any]:
         def mean(params):
-            each = losses(network, params, drawn)
+            each = losses(network, params, drawn, loss)
             return each.mean(), each
 
         (_, each), gradient = jax.value_and_grad(mean, has_aux=True)(params)
@@ -156,14 +160,14 @@ def make_step(
             each, gradient = gradient_of(params, drawn)
         else:
             each, gradient = _in_parts(gradient_of, params, drawn, accumulate, zeros(params))
-        loss, norm = each.mean(), optax.tree.norm(gradient)
+        mean, norm = each.mean(), optax.tree.norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         moved = [
             move(average, ema, params, state.step + 1)
             for average, ema in zip(averages, state.ema, strict=True)
         ]
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        finite = jnp.isfinite(mean) & jnp.isfinite(norm)
         changed = jax.tree.map(
             functools.partial(jnp.where, finite),
             (params, tuple(moved), opt_state),
@@ -171,7 +175,7 @@ def make_step(
         )
         skipped = state.skipped + (~finite).astype(jnp.int32)
         bins = _bins(drawn.draw.logsnr, each, schedule)
-        measured = Metrics(loss, norm, *bins, skipped, batch["replaced"].sum())
+        measured = Metrics(mean, norm, *bins, skipped, batch["replaced"].sum())
         return State(state.step + 1, skipped, *changed), measured
 
     return step

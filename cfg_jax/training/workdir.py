@@ -36,14 +36,36 @@ def describe(workdir: Path) -> Description:
     if not path.is_file():
         raise ValueError(f"{workdir} holds no run: it has no config.json, which `train` writes")
     try:
-        written = json.loads(path.read_text())
+        return from_json(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def to_json(description: Description) -> str:
+    """A description as text."""
+    written = {
+        "config": recipe.flatten(description.config),
+        "shape": description.shape,
+        "class_names": description.class_names,
+    }
+    return json.dumps(written, indent=2)
+
+
+def from_json(text: str) -> Description:
+    """The description that `to_json` wrote.
+
+    Raises:
+      ValueError: It is none.
+    """
+    try:
+        written = json.loads(text)
         return Description(
             recipe.unflatten(written["config"]),
             tuple(written["shape"]),
             tuple(written["class_names"]),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from error
 
 
 def claim(workdir: Path, description: Description) -> None:
@@ -64,10 +86,5 @@ def claim(workdir: Path, description: Description) -> None:
                 "give the same config, or another --workdir"
             )
     workdir.mkdir(parents=True, exist_ok=True)
-    written = {
-        "config": recipe.flatten(description.config),
-        "shape": description.shape,
-        "class_names": description.class_names,
-    }
     with atomic(path) as file:
-        file.write(json.dumps(written, indent=2).encode() + b"\n")
+        file.write(to_json(description).encode() + b"\n")

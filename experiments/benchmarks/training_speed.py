@@ -180,7 +180,10 @@ def network_report(config, arguments) -> dict:
     shape, classes = (arguments.size, arguments.size, arguments.channels), arguments.classes
     config.train.batch_size = arguments.batch
     contestants = {"cfg_jax": ours(config, shape, classes, arguments.batch)}
-    with mock.patch("cfg_jax.models.unet.GroupNorm", PlainGroupNorm):
+    with (
+        mock.patch("cfg_jax.models.blocks.GroupNorm", PlainGroupNorm),
+        mock.patch("cfg_jax.models.unet.GroupNorm", PlainGroupNorm),
+    ):
         plain = ours(config, shape, classes, arguments.batch)
         for turn in plain.values():
             turn()  # traced while the other normalisation is in place

@@ -55,6 +55,54 @@ def test_the_report_holds_what_the_pieces_give(command, trained, tmp_path):
         assert (out / name).stat().st_size > 100
 
 
+def test_a_classifier_is_swept_over(command, trained, noisy, tmp_path):
+    out = tmp_path / "report"
+    few = ("--samples", 12, "--steps", 2, "--batch", 16, "--out", out)
+    guiding = ("--classifier", noisy, "--classifier-scale", "0,5", "--w", -1)
+    code, printed, err = command("evaluate", "--workdir", trained, *few, *guiding)
+    assert code == 0, err
+    report = json.loads((out / "report.json").read_text())
+    assert [row["classifier_scale"] for row in report["rows"]] == [0.0, 5.0]
+    assert (report["settings"]["w"], report["settings"]["classifier"]) == (-1.0, str(noisy))
+    assert "| classifier scale | label accuracy |" in printed
+    run, held = cfg_jax.load(trained), cfg_jax.load_noisy_classifier(noisy)
+    train, held_out = (open_dataset(run.config.data, split=s) for s in ("train", "test"))
+    scorer = evaluation.train_classifier(train, held_out, cache=trained / "evaluation")
+    real = evaluation.moments(
+        scorer.features_and_probabilities(evaluation.load_arrays(held_out)[0])[0]
+    )
+    labels = np.arange(12) % 10
+    by = {"classifier": held.log_prob, "classifier_scale": 5.0}
+    samples = np.asarray(run.sample(jax.random.key(0), labels, w=-1.0, steps=2, **by))
+    want = evaluation.score(samples, labels, scorer, real)
+    assert report["rows"][1]["inception_score"] == pytest.approx(want.inception_score, rel=1e-3)
+
+
+def test_a_noisy_classifier_is_measured_at_each_noise_level(command, noisy, tmp_path):
+    out = tmp_path / "report"
+    argv = ("evaluate", "--workdir", noisy, "--samples", 40, "--seed", 2, "--out", out)
+    code, printed, err = command(*argv)
+    assert code == 0, err
+    assert "| chance | 10." in printed
+    report = json.loads((out / "report.json").read_text())
+    held = cfg_jax.load_noisy_classifier(noisy)
+    levels, overall = evaluation.by_noise_level(
+        jax.tree_util.Partial(held.network.apply, held.params),
+        *evaluation.load_arrays(open_dataset(held.config.data, split="test")),
+        schedule=held.schedule,
+        samples=40,
+        seed=2,
+    )
+    assert len(report["levels"]) == len(levels) == 20
+    assert report["levels"][15]["accuracy"] == levels[15].accuracy
+    assert report["p(logsnr)"]["cross_entropy"] == pytest.approx(overall.cross_entropy, rel=1e-4)
+
+
+def test_of_a_noisy_classifier_what_has_no_meaning_is_refused(refused, noisy):
+    line = refused("evaluate", "--workdir", noisy, "--w", "0,1")
+    assert "--w does not belong to a noisy classifier" in line
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -65,6 +113,8 @@ def test_the_report_holds_what_the_pieces_give(command, trained, tmp_path):
         (["--guidance", "zero_star", "--guidance.eta", "1"], "guidance.eta belongs to projected"),
         (["--guidance", "composed", "--guidance.conds", "10,11"], "10 for none; got 11"),
         (["--steps", "0"], "steps must be a whole number of at least 1"),
+        (["--classifier-scale", "1,2"], "--classifier-scale needs --classifier"),
+        (["--w", "0,1", "--classifier-scale", "1,2", "--classifier", "c"], "not both"),
     ],
 )
 def test_mistakes_are_refused(refused, trained, tmp_path, flags, message):

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from launch import finish, start_together
 from PIL import Image
+from recipes import tiny
 
 import cfg_jax
 from cfg_jax import guidance, solvers
 from cfg_jax.data.images import to_uint8
+from cfg_jax.training.loop import train
 
 
 def sample(trained, out, *flags):
@@ -63,6 +65,61 @@ def test_a_guidance_by_name_is_the_one_made_in_python(command, trained, tmp_path
     )
     with np.load(out) as arrays:
         assert np.abs(arrays["arr_0"].astype(int) - to_uint8(want)).max() <= 1
+
+
+def test_a_classifier_guides_as_in_python(command, trained, noisy, tmp_path):
+    out = tmp_path / "samples.npz"
+    flags = ("--labels", "0-4", "--per-label", 1, "--classifier", noisy, "--classifier-scale", 3)
+    more = ("--classifier-form", "mean", "--w", -1, "--steps", 3)
+    assert command(*sample(trained, out, *flags, *more))[0] == 0
+    run, held = cfg_jax.load(trained), cfg_jax.load_noisy_classifier(noisy)
+    by = {"classifier": held.log_prob, "classifier_scale": 3.0, "classifier_form": "mean"}
+    want = run.sample(jax.random.key(0), range(5), w=-1.0, steps=3, **by)
+    with np.load(out) as arrays:
+        assert np.abs(arrays["arr_0"].astype(int) - to_uint8(want)).max() <= 1
+    plain = run.sample(jax.random.key(0), range(5), w=-1.0, steps=3)
+    assert np.abs(to_uint8(want).astype(int) - to_uint8(plain)).max() > 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--labels", "10"], "labels must lie in [0, 9]; got 10"),
+        (["--classifier-form", "x"], "classifier_form must be one of eps, mean; got 'x'"),
+        (["--classifier-form", "mean", "--solver", "ddim"], "mean of ancestral, no other solver"),
+        (["--classifier-form", "mean", "--guidance.low", "1"], "do not limit classifier_form mean"),
+        (["--classifier-scale", "nan"], "classifier-scale must be finite"),
+    ],
+)
+def test_mistakes_beside_a_classifier_are_refused(
+    refused, trained, noisy, tmp_path, flags, message
+):
+    argv = sample(trained, tmp_path / "x.png", "--classifier", noisy, *flags)
+    assert message in refused(*argv)
+
+
+def test_beside_an_unconditional_model_a_classifier_alone_takes_labels(
+    refused, command, noisy, tmp_path
+):
+    config = tiny()
+    config.model.conditional = False
+    config.train.steps = 1
+    train(config, tmp_path / "run")
+    argv = sample(tmp_path / "run", tmp_path / "x.npz", "--steps", 2, "--per-label", 1)
+    assert "takes no --labels" in refused(*argv, "--labels", "3")
+    assert "takes no --w" in refused(*argv, "--classifier", noisy, "--w", 1)
+    assert command(*argv, "--classifier", noisy, "--labels", "3-5")[0] == 0
+    with np.load(tmp_path / "x.npz") as arrays:
+        np.testing.assert_array_equal(arrays["arr_1"], [3, 4, 5])
+
+
+def test_a_classifier_is_no_model_and_a_model_no_classifier(refused, trained, noisy, tmp_path):
+    out = tmp_path / "x.png"
+    assert "holds a noisy classifier, not a diffusion model" in refused(*sample(noisy, out))
+    line = refused(*sample(trained, out, "--classifier", trained))
+    assert "holds a diffusion model, not a noisy classifier" in line
+    line = refused(*sample(trained, out, "--classifier-scale", 2))
+    assert "--classifier-scale needs --classifier" in line
 
 
 def test_outside_its_interval_guidance_costs_nothing(command, trained, tmp_path, monkeypatch):

@@ -84,6 +84,36 @@ def test_squared_error_is_the_formula():
     np.testing.assert_allclose(got, np.mean((answer - eps) ** 2, axis=(1, 2)), rtol=1e-5)
 
 
+def test_the_exact_posterior_has_the_least_cross_entropy():
+    """-log of Bayes' rule over two classes N(±μ, 0) in float64; other logits lose more."""
+    mean, labels = np.array([[0.4, -0.2], [-0.4, 0.2]]), np.arange(4_000) % 2
+    drawn = objective.draw(
+        jax.random.key(3),
+        jnp.zeros((4_000, 2)),
+        jnp.asarray(labels),
+        schedule=SCHEDULE,
+        null=2,
+        p_uncond=0.0,
+    )
+
+    def classifier(temper, z, logsnr):
+        alpha, sigma2 = jnp.sqrt(jax.nn.sigmoid(logsnr)), jax.nn.sigmoid(-logsnr)
+        return temper * (alpha / sigma2)[:, None] * (z @ jnp.asarray(mean.T, jnp.float32))
+
+    x = jnp.asarray(mean[labels], jnp.float32)
+    losses = {
+        temper: objective.cross_entropy(jax.tree_util.Partial(classifier, temper), x, drawn)
+        for temper in (0.7, 1.0, 1.4)
+    }
+    lam, eps = np.asarray(drawn.logsnr, np.float64)[:, None], np.asarray(drawn.eps, np.float64)
+    alpha, sigma = np.sqrt(1 / (1 + np.exp(-lam))), np.sqrt(1 / (1 + np.exp(lam)))
+    z = alpha * mean[labels] + sigma * eps
+    away = [((z - alpha * m) ** 2).sum(1) / (2 * sigma[:, 0] ** 2) for m in mean]
+    own, other = np.where(labels == 0, away, away[::-1])
+    np.testing.assert_allclose(losses[1.0], np.logaddexp(0, own - other), rtol=1e-3, atol=1e-5)
+    assert losses[1.0].mean() < min(losses[0.7].mean(), losses[1.4].mean())
+
+
 def test_the_best_denoiser_of_gaussian_data_has_the_closed_forms_loss():
     """For x ~ N(0, s²), E||ε̂* - ε||² = α² s² / (α² s² + σ²): the least loss there is."""
     s = 0.5

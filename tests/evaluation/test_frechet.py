@@ -28,6 +28,13 @@ def test_moments_are_numpys():
     assert result.count == 50
 
 
+def test_moments_of_more_samples_than_are_taken_at_a_time_are_numpys(monkeypatch):
+    monkeypatch.setattr("cfg_jax.evaluation.frechet._ROWS", 7)
+    features = np.random.default_rng(0).normal(size=(50, 4))
+    result = moments(features)
+    np.testing.assert_allclose(result.covariance, np.cov(features, rowvar=False), rtol=1e-12)
+
+
 def test_moments_survive_a_mean_far_from_zero():
     features = np.random.default_rng(0).normal(size=(40, 3))
     near, far = moments(features), moments(features + 1e6)

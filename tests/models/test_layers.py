@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import special
 
+from cfg_jax import schedules
 from cfg_jax.models import layers
 
 RNG = np.random.default_rng(0)
@@ -62,9 +63,57 @@ def test_self_attention_is_the_softmax_of_scaled_products(head_channels):
     np.testing.assert_allclose(got - x, want.reshape(2, 3, 5, 8), rtol=1e-4, atol=1e-4)
 
 
-def test_heads_that_do_not_divide_the_channels_are_refused():
-    with pytest.raises(ValueError, match="8 channels are not a multiple of 3"):
-        layers.SelfAttention(3).init(jax.random.key(0), jnp.ones((1, 2, 2, 8)))
+def test_heads_may_be_counted_instead_of_their_channels():
+    x = jnp.asarray(RNG.normal(size=(2, 2, 2, 8)), jnp.float32)
+    counted, sized = layers.SelfAttention(heads=2), layers.SelfAttention(4)
+    variables = randomised(counted.init(jax.random.key(0), x))
+    np.testing.assert_array_equal(counted.apply(variables, x), sized.apply(variables, x))
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (layers.SelfAttention(3), "head_channels"),
+        (layers.SelfAttention(8, heads=3), "heads"),
+        (layers.AttentionPool(5, 3), "head_channels"),
+    ],
+)
+def test_heads_that_do_not_divide_the_channels_are_refused(module, name):
+    with pytest.raises(ValueError, match=f"^{name} must.*8 channels are not a multiple of 3"):
+        module.init(jax.random.key(0), jnp.ones((1, 2, 2, 8)))
+
+
+def test_attention_pooling_is_what_the_mean_attends_to():
+    x = RNG.normal(size=(2, 3, 5, 8))
+    pool = layers.AttentionPool(7, head_channels=4)
+    variables = randomised(pool.init(jax.random.key(0), jnp.asarray(x, jnp.float32)))
+    params = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"])
+    places = x.reshape(2, 15, 8)
+    places = np.concatenate([places.mean(1, keepdims=True), places], 1) + params["positions"]
+    qkv = places @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
+    q, k, v = (qkv[..., i * 8 : (i + 1) * 8].reshape(2, 16, 2, 4) for i in range(3))
+    weights = special.softmax(np.einsum("bhc,bkhc->bhk", q[:, 0], k) / 2, axis=-1)
+    mixed = np.einsum("bhk,bkhc->bhc", weights, v).reshape(2, 8)
+    want = mixed @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"]
+    got = pool.apply(variables, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(1, 1), (3, 1), (3, 2)])
+def test_convolutions_are_sums_over_windows_centred_on_what_they_keep(size, stride):
+    x = RNG.normal(size=(2, 6, 4, 3))
+    conv = layers.Conv(5, size=size, stride=stride)
+    variables = randomised(conv.init(jax.random.key(0), jnp.asarray(x, jnp.float32)))
+    kernel, bias = (np.asarray(variables["params"]["Conv_0"][n]) for n in ("kernel", "bias"))
+    reach = size // 2
+    padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    want = np.zeros((2, 6 // stride, 4 // stride, 5))
+    for i in range(6 // stride):
+        for j in range(4 // stride):
+            window = padded[:, i * stride : i * stride + size, j * stride : j * stride + size]
+            want[:, i, j] = np.tensordot(window, kernel, 3) + bias
+    got = conv.apply(variables, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
 def test_resampling_is_means_and_copies():
@@ -86,3 +135,15 @@ def test_noise_level_features_tell_levels_apart():
     )
     apart = np.linalg.norm(features[:, None] - features[None], axis=-1) + 10 * np.eye(401)
     assert apart.min() > 0.1
+
+
+@pytest.mark.parametrize("rescaled", [False, True])
+def test_time_step_features_are_those_of_the_step(rescaled):
+    schedule = schedules.LinearBeta(steps=200)
+    t = np.array([0, 1, 57, 199])
+    features = layers.TimestepFeatures(schedule=schedule, rescaled=rescaled)
+    got = features(jnp.asarray(schedule.levels[t], jnp.float32), 16)
+    told = t * (5.0 if rescaled else 1.0)
+    angles = told[:, None] / 10_000.0 ** (np.arange(8) / 8)
+    np.testing.assert_allclose(got, np.concatenate([np.cos(angles), np.sin(angles)], 1), atol=2e-4)
+    assert hash(features) == hash(layers.TimestepFeatures(schedule=schedule, rescaled=rescaled))

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import bilinear, random_variables
 
 from cfg_jax.models import UNet
-from cfg_jax.models.unet import REMAT, ResidualBlock
+from cfg_jax.models.blocks import REMAT, ResidualBlock
+from cfg_jax.models.unet import LearnedVariance
 
 TINY = {
     "channels": 8,
@@ -22,18 +24,6 @@ RNG = np.random.default_rng(0)
 Z = jnp.asarray(RNG.normal(size=(3, 8, 8, 1)), jnp.float32)
 LAM = jnp.array([-3.0, 0.0, 5.0])
 LABELS = jnp.array([0, 2, 4])
-
-
-def random_variables(module, *args):
-    """Random values for every parameter, the zero-initialised too; compiles no initialiser."""
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *args)
-    rng = np.random.default_rng(1)
-
-    def values(leaf):
-        spread = 1 / np.sqrt(np.prod(leaf.shape[:-1])) if len(leaf.shape) > 1 else 0.5
-        return jnp.asarray(rng.normal(size=leaf.shape) * spread, leaf.dtype)
-
-    return jax.tree.map(values, shapes)
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="train")
@@ -83,40 +73,6 @@ def test_it_starts_at_zero_and_its_blocks_as_identities():
     block, h = ResidualBlock(1), jnp.ones((3, 5))
     variables = jax.jit(block.init)(jax.random.key(0), z, h)
     np.testing.assert_array_equal(block.apply(variables, z, h), z)
-
-
-def test_a_residual_block_is_its_formula():
-    """One channel group, against float64 and a convolution written out."""
-    x = RNG.normal(size=(2, 4, 4, 3))
-    embedding = RNG.normal(size=(2, 5))
-    block = ResidualBlock(5)
-    args = jnp.asarray(x, jnp.float32), jnp.asarray(embedding, jnp.float32)
-    variables = random_variables(block, *args)
-    p = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"])
-
-    def norm(h, weights):
-        mean, var = h.mean((1, 2, 3), keepdims=True), h.var((1, 2, 3), keepdims=True)
-        return (h - mean) / np.sqrt(var + 1e-5) * weights["scale"] + weights["bias"]
-
-    def conv(h, weights):
-        kernel, pad = weights["Conv_0"]["kernel"], weights["Conv_0"]["kernel"].shape[0] // 2
-        h = np.pad(h, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        rows, columns = h.shape[1] - 2 * pad, h.shape[2] - 2 * pad
-        out = sum(
-            h[:, i : i + rows, j : j + columns] @ kernel[i, j]
-            for i in range(kernel.shape[0])
-            for j in range(kernel.shape[1])
-        )
-        return out + weights["Conv_0"]["bias"]
-
-    def silu(h):
-        return h / (1 + np.exp(-h))
-
-    h = conv(silu(norm(x, p["GroupNorm_0"])), p["Conv_0"])
-    scale, shift = np.split(embedding @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"], 2, axis=-1)
-    h = norm(h, p["GroupNorm_1"]) * (1 + scale[:, None, None]) + shift[:, None, None]
-    want = conv(x, p["Conv_2"]) + conv(silu(h), p["Conv_1"])
-    np.testing.assert_allclose(block.apply(variables, *args), want, rtol=1e-4, atol=1e-4)
 
 
 def test_it_depends_on_image_level_and_label_of_each_example_alone(net):
@@ -209,3 +165,70 @@ def test_labels_missing_or_unwanted_are_refused():
         UNet(num_classes=4, **TINY).init(jax.random.key(0), Z, 0.0)
     with pytest.raises(ValueError, match="takes no labels"):
         UNet(**TINY).init(jax.random.key(0), Z, 0.0, LABELS)
+
+
+def with_output(variables, part):
+    """The variables of a network whose last convolution has only these channels."""
+    last = jax.tree.map(lambda leaf: leaf[..., part], variables["params"]["output"])
+    return {"params": variables["params"] | {"output": last}}
+
+
+def test_a_learned_variance_is_the_second_half_of_the_outputs():
+    network = SMALLEST.clone(learned_variance=True)
+    z = Z[:, :4, :4]
+    variables = random_variables(network, z, LAM)
+    first, second = (with_output(variables, part) for part in (slice(0, 1), slice(1, 2)))
+    eps, interpolation = (apply(SMALLEST, half, z, LAM) for half in (first, second))
+    np.testing.assert_allclose(apply(network, variables, z, LAM), eps, atol=1e-5)
+    learned = LearnedVariance(network=network, params=variables)
+    np.testing.assert_allclose(learned(z, LAM, None), (interpolation + 1) / 2, atol=1e-5)
+
+
+def test_what_no_network_learned_cannot_be_asked_for():
+    z = Z[:, :4, :4]
+    with pytest.raises(ValueError, match="has learned no variance"):
+        SMALLEST.apply(random_variables(SMALLEST, z, LAM), z, LAM, method="variance")
+
+
+def test_an_upsampler_sees_the_small_image_enlarged_beside_the_noisy_one():
+    network = SMALLEST.clone(upscale=2)
+    cond = {"label": None, "small": Z[:, :4, :4]}
+    variables = random_variables(network, Z, LAM, cond)
+    kernel = variables["params"]["input"]["Conv_0"]["kernel"]
+    assert kernel.shape == (3, 3, 2, 4)
+
+    def seen(part):
+        """Variables that look at the noisy image alone, or at the small one alone."""
+        first = {**variables["params"]["input"]["Conv_0"], "kernel": part}
+        return {"params": variables["params"] | {"input": {"Conv_0": first}}}
+
+    for blind, plain, x in (
+        (kernel.at[:, :, 1].set(0.0), kernel[:, :, :1], Z),
+        (kernel.at[:, :, 0].set(0.0), kernel[:, :, 1:], bilinear(cond["small"], 2)),
+    ):
+        np.testing.assert_allclose(
+            apply(network, seen(blind), Z, LAM, cond),
+            apply(SMALLEST, seen(plain), jnp.asarray(x, jnp.float32), LAM),
+            atol=1e-5,
+        )
+
+
+def test_an_upsampler_without_its_images_is_refused():
+    network = SMALLEST.clone(upscale=2)
+    with pytest.raises(ValueError, match="its condition is"):
+        network.init(jax.random.key(0), Z, LAM)
+    with pytest.raises(ValueError, match=r"small images must have shape \(3, 4, 4, 1\)"):
+        network.init(jax.random.key(0), Z, LAM, {"label": None, "small": Z})
+
+
+def test_without_a_null_there_is_one_label_less():
+    sizes = [size(UNet(num_classes=4, null=n, **TINY), Z.shape, LABELS) for n in (True, False)]
+    assert sizes[0] - sizes[1] == 4 * TINY["channels"]
+
+
+def test_its_inputs_are_what_it_takes():
+    cond = UNet(num_classes=4, upscale=2, **TINY).inputs((8, 8, 3))[2]
+    assert cond["label"].shape == (1,)
+    assert cond["small"].shape == (1, 4, 4, 3)
+    for network in (UNet(**TINY), UNet(num_classes=4, upscale=2, **TINY)):
+        assert network.shapes((8, 8, 3))["params"]["output"]["Conv_0"]["bias"].shape == (3,)

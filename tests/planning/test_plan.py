@@ -28,7 +28,7 @@ def plan(slice_, tmp_path_factory):
 
 
 def test_the_state_is_counted_leaf_by_leaf(plan):
-    network = UNet(8, (1,), 1, (), 8, 10)
+    network = UNet(8, (1,), 1, (), 8, num_classes=10)
     z, logsnr, label = (
         jax.ShapeDtypeStruct(s, d)
         for s, d in (((1, 8, 8, 1), "float32"), ((1,), "float32"), ((1,), "int32"))

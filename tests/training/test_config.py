@@ -26,6 +26,7 @@ def test_the_default_and_every_recipe_are_allowed():
     assert {path.stem for path in CONFIGS} == {
         "cifar10",
         "digits",
+        "digits_classifier",
         "folder",
         "imagenet128",
         "imagenet64",

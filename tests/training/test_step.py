@@ -151,6 +151,14 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(one):
     assert program.step(after, BATCHES[0] | {"replaced": stood_in})[1].replaced == 8
 
 
+@pytest.mark.parametrize(("name", "value"), [("learned_variance", True), ("upscale", 2)])
+def test_a_network_that_nothing_trains_is_refused(name, value):
+    config = recipe_with()
+    config.model[name] = value
+    with pytest.raises(ValueError, match=f"model.{name} is for networks that `import` brings"):
+        build(config, SHAPE, CLASSES, meshes.device_mesh(1, jax.devices()[:1]))
+
+
 def test_the_same_seed_takes_the_same_steps_bitwise(one):
     _, trail, _ = one
     _, again, _ = run(1)

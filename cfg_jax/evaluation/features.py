@@ -1,0 +1,83 @@
+"""Features of many images by any function, batch by batch and over all local devices."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+Extractor = Callable[[np.ndarray], Any]
+"""Images of (n, height, width, channels), uint8 -> arrays of (n, …), one or a pytree of them."""
+
+
+def extract(
+    function: Extractor,
+    batches: Iterable[np.ndarray],
+    *,
+    count: int,
+    progress: bool = True,
+    name: str = "features",
+) -> Any:
+    """Applies a function to batches of images; what it returns is all that is kept in memory.
+
+    Args:
+      function: Any function of a batch, such as DINOv2 or another network of yours; it need not be
+        JAX's. Every call gets batches of one size: the last is filled up, and its rest cut off.
+      batches: Of one size but for the last.
+      count: The images in all of them, for the progress bar.
+      progress: Whether to show one.
+      name: Its title.
+
+    Returns:
+      What the function returns, as NumPy arrays with one row an image, in order.
+
+    Raises:
+      ValueError: There are no images, or a row is missing.
+    """
+    parts, size = [], 0
+    with tqdm(total=count, desc=name, unit="image", disable=not progress) as bar:
+        for batch in batches:
+            size = size or len(batch)
+            full = np.resize(batch, (size, *batch.shape[1:]))
+            parts.append(_rows(function(full), size, len(batch)))
+            bar.update(len(batch))
+    if not parts:
+        raise ValueError("there are no images to take features of")
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def over_devices(apply: Callable[[Any, Any], Any], params: Any) -> Extractor:
+    """A JAX function of parameters and images as an extractor: each local device takes a share.
+
+    Args:
+      apply: `(params, images) -> arrays`, traced once for each size of batch.
+      params: Its parameters, put on every device once.
+    """
+    devices = jax.local_devices()
+    mesh = jax.make_mesh((len(devices),), ("images",), axis_types=(AxisType.Auto,), devices=devices)
+    whole, share = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("images",)))
+    placed = jax.device_put(params, whole)
+    compiled = jax.jit(apply, in_shardings=(whole, share), out_shardings=share)
+
+    def function(images: np.ndarray) -> Any:
+        rows = -(-len(images) // len(devices)) * len(devices)
+        full = np.resize(images, (rows, *images.shape[1:]))
+        return _rows(compiled(placed, full), rows, len(images))
+
+    return function
+
+
+def _rows(outputs: Any, expected: int, wanted: int) -> Any:
+    """The first rows of every array, which must all be there."""
+
+    def cut(array: Any) -> np.ndarray:
+        values = np.asarray(array)
+        if values.ndim < 1 or len(values) != expected:
+            raise ValueError(
+                f"features must have one row an image: {expected} images gave {values.shape}"
+            )
+        return values[:wanted]
+
+    return jax.tree.map(cut, outputs)

@@ -1,0 +1,1 @@
+"""Other projects' weights, read into the networks of this one."""

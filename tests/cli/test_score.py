@@ -1,0 +1,145 @@
+"""The command `score`: its table and JSON against the pieces, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+from fake_inception import fake_inception
+
+from cfg_jax import evaluation
+from cfg_jax.evaluation import inception
+
+RNG = np.random.default_rng(0)
+REAL = RNG.integers(0, 200, (40, 8, 8, 3), dtype=np.uint8)
+FAKE = RNG.integers(40, 256, (50, 8, 8, 3), dtype=np.uint8)
+MU, SIGMA = np.arange(6.0), np.diag(np.arange(1.0, 7.0))
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Samples, references and weights, and a network that is cheap and knows what it was given."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("samples.npz", FAKE, np.arange(50))
+    np.savez("images.npz", arr_0=REAL)
+    np.savez("statistics.npz", mu=MU, sigma=SIGMA)
+    (tmp_path / "weights.pth").write_text("weights")
+    calls = []
+
+    def load(path):
+        assert path.read_text() == "weights"
+        return lambda images: calls.append(len(images)) or fake_inception(images)
+
+    monkeypatch.setattr(inception, "load_inception", load)
+    return tmp_path, calls
+
+
+FLAGS = ("--samples", "samples.npz", "--weights", "weights.pth", "--cache", "cache")
+
+
+def test_json_and_table_hold_what_the_pieces_give(command, files):
+    code, out, err = command("score", *FLAGS, "--reference", "images.npz", "--batch", 12)
+    assert code == 0, err
+    report = json.loads((files[0] / "samples.scores.json").read_text())
+    ours, theirs = (
+        evaluation.measure(evaluation.open_archive(files[0] / name), fake_inception)
+        for name in ("samples.npz", "images.npz")
+    )
+    want = evaluation.compare(ours, theirs)
+    assert report["scores"] == pytest.approx(want, rel=1e-9)
+    assert report["left_out"] == {}
+    assert report["settings"]["sample_images"] == 50
+    assert report["settings"]["weights_sha256"] == inception.checksum(files[0] / "weights.pth")
+    cells = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("|")]
+    table = dict(cells[2:])
+    assert float(table["FID ↓"]) == pytest.approx(want["fid"], rel=1e-3)
+    assert table["Inception score ↑"] == f"{want['is']:.2f} ± {want['is_std']:.2f}"
+    assert float(table["recall ↑"]) == pytest.approx(want["recall"], abs=1e-4)
+    assert len(table) == 6
+    assert f"by about {want['fid_bias']:.3g}: compare it only with figures of 50 samples" in out
+
+
+def test_a_reference_is_measured_once(command, files):
+    asked = ("score", *FLAGS, "--reference", "images.npz", "--metrics", "fid,pr")
+    command(*asked)
+    _, calls = files
+    first = json.loads((files[0] / "samples.scores.json").read_text())["scores"]
+    assert sum(calls) >= 90
+    calls.clear()
+    command(*asked, "--out", "new/again.json")
+    assert sum(calls) < 90
+    assert json.loads((files[0] / "new/again.json").read_text())["scores"] == first
+
+
+def test_a_reference_of_statistics_gives_what_it_allows(command, files):
+    code, out, err = command("score", *FLAGS, "--reference", "statistics.npz")
+    assert code == 0, err
+    report = json.loads((files[0] / "samples.scores.json").read_text())
+    assert set(report["scores"]) == {"fid", "fid_bias", "is", "is_std"}
+    assert set(report["left_out"]) == {"sfid", "kid", "pr"}
+    assert "kid is left out: statistics.npz has no images (arr_0)." in out
+
+
+def test_the_inception_score_needs_no_reference(command, files):
+    code, _, err = command("score", *FLAGS)
+    assert code == 0, err
+    report = json.loads((files[0] / "samples.scores.json").read_text())
+    assert set(report["scores"]) == {"is", "is_std"}
+
+
+def test_two_files_of_statistics_need_no_network(command, files, monkeypatch):
+    monkeypatch.setattr(inception, "load_inception", None)
+    np.savez("other.npz", mu=MU + 1, sigma=SIGMA)
+    code, _, err = command("score", "--samples", "other.npz", "--reference", "statistics.npz")
+    assert code == 0, err
+    report = json.loads((files[0] / "other.scores.json").read_text())
+    assert report["scores"] == {"fid": pytest.approx(6.0)}
+    assert report["settings"]["weights_sha256"] is None
+
+
+def test_without_weights_they_are_fetched_into_the_cache(command, files, monkeypatch):
+    def fetch(folder):
+        assert str(folder) == "home/cfg_jax"
+        return files[0] / "weights.pth"
+
+    monkeypatch.setattr(inception, "fetch_weights", fetch)
+    monkeypatch.setenv("XDG_CACHE_HOME", "home")
+    code, _, err = command("score", "--samples", "samples.npz")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "give --samples"),
+        (("--samples", "none.npz"), "the file none.npz does not exist"),
+        (("--samples", "weights.pth"), "is damaged, or no .npz file"),
+        ((*FLAGS, "--reference", "none.npz"), "the file none.npz does not exist"),
+        ((*FLAGS, "--metrics", "fid,fdd"), "--metrics takes fid,sfid,is,kid,pr; got 'fdd'"),
+        ((*FLAGS, "--metrics", "fid"), "fid cannot be computed: there is no reference"),
+        (
+            (*FLAGS, "--reference", "statistics.npz", "--metrics", "sfid"),
+            "sfid cannot be computed: statistics.npz has no images (arr_0), and no mu_s",
+        ),
+        ((*FLAGS, "--reference", "small.npz"), "bring both to one size"),
+        (("--samples", "floats.npz"), "arr_0 holds float64; images are uint8"),
+        (("--samples", "statistics.npz"), "no score can be computed: there is no reference"),
+        ((*FLAGS, "--batch", "0"), "--batch must be at least 1"),
+        (("--samples", "one.npz", *FLAGS[2:], "--reference", "images.npz"), "at least 2 samples"),
+    ],
+)
+def test_mistakes_are_refused_in_one_line(refused, files, flags, message):
+    np.savez("small.npz", REAL[:, :4])
+    np.savez("floats.npz", REAL / 255.0)
+    np.savez("one.npz", REAL[:1])
+    assert message in refused("score", *flags)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"weights", "not a PyTorch weights file"), (None, "does not exist")]
+)
+def test_weights_that_are_none_are_refused(refused, tmp_path, content, message):
+    np.savez(tmp_path / "samples.npz", FAKE)
+    if content:
+        (tmp_path / "w.pth").write_bytes(content)
+    flags = ("--samples", tmp_path / "samples.npz", "--weights", tmp_path / "w.pth")
+    assert message in refused("score", *flags)
