@@ -1,4 +1,8 @@
-"""The largest batch that fits, from few compilations: memory is close to affine in the batch."""
+"""The largest batch that fits, from few compilations.
+
+The next batch is where the line through two trials meets the limit. Memory is not quite affine in
+the batch, so that is a guess, which is compiled like every other.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
