@@ -1,7 +1,6 @@
 """The command `sample`: images of chosen labels, as a picture or as an .npz file."""
 
 import hashlib
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from cfg_jax import bulk
 from cfg_jax.cli import INTERRUPTED, FailedError, flagging
 from cfg_jax.data.images import save_grid, to_float, to_uint8
 from cfg_jax.diffusion import checks
-from cfg_jax.files import atomic
+from cfg_jax.files import DAMAGED_NPZ, atomic
 from cfg_jax.run import FORMS, NoisyClassifier, Run, load, load_noisy_classifier
 from cfg_jax.sampling import grids
 from cfg_jax.training import config as recipe
@@ -229,7 +228,7 @@ def _arrays(path: str, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name in names}
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile):
+    except (TypeError, *DAMAGED_NPZ):
         raise ValueError(f"{path} cannot be read as an .npz file") from None
     for name in names:
         if name not in arrays:

@@ -1,20 +1,16 @@
 """The command `score`: a file of samples against a reference, by the scores that papers quote."""
 
-import datetime
 import json
-import os
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 from absl import flags
 
-from cfg_jax import __version__
+from cfg_jax import files
 from cfg_jax.cli import flagging
 from cfg_jax.evaluation import archive as archives
-from cfg_jax.evaluation import comparison, inception
-from cfg_jax.files import atomic
+from cfg_jax.evaluation import comparison, inception, record
 
 PURPOSE = """Scores samples against a reference as published figures are: FID, sFID, Inception
 score, KID, precision and recall, in the features of the Inception network of FID, whose weights
@@ -61,12 +57,11 @@ def run(argv: list[str]) -> None:
             "kid_largest_subset": comparison.SUBSET_SIZE,
             "neighbours": comparison.NEIGHBOURS,
         },
-        "versions": {"cfg_jax": __version__, **{p: version(p) for p in ("jax", "flax", "numpy")}},
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **record.stamp(),
     }
     out = Path(values["out"] or samples.path.with_suffix(".scores.json"))
     out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(out) as file:
+    with files.atomic(out) as file:
         file.write((json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
     print(table(report))
 
@@ -118,9 +113,9 @@ def _scores(
     other = comparison.statistics(reference) if reference else None
     checksum = None
     if needed or reference_needed:
-        cache = Path(values["cache"] or _cache())
+        cache = Path(values["cache"] or files.cache())
         weights = Path(values["weights"] or inception.fetch_weights(cache))
-        network, checksum = inception.load_inception(weights), inception.checksum(weights)
+        network, checksum = inception.load_inception(weights), files.checksum(weights)
         rows = -(-values["batch"] // jax.local_device_count()) * jax.local_device_count()
         if reference is not None and reference_needed:
             other = comparison.measure_once(
@@ -129,10 +124,6 @@ def _scores(
         if needed:
             measured = comparison.measure(samples, network, batch=rows)
     return comparison.compare(measured, other, metrics), checksum
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cfg_jax"
 
 
 def table(report: dict[str, Any]) -> str:

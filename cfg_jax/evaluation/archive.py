@@ -10,7 +10,6 @@ An .npz file holds either or both of
 import contextlib
 import dataclasses
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from cfg_jax.evaluation.frechet import Moments
+from cfg_jax.files import DAMAGED_NPZ
 
 IMAGES = "arr_0"
 
@@ -88,7 +88,7 @@ def _readable(path: Path) -> Iterator[None]:
     """Says in one line that a file is not what it should be."""
     try:
         yield
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED_NPZ as error:
         raise ValueError(f"{path} is damaged, or no .npz file: {error}") from error
 
 

@@ -4,8 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import logging
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, ArrayLike, Float, Int32, UInt8
 from tqdm import tqdm
@@ -21,7 +18,7 @@ from tqdm import tqdm
 from cfg_jax import __version__
 from cfg_jax.data.images import to_float
 from cfg_jax.data.sources import ArraySource, Dataset
-from cfg_jax.files import atomic
+from cfg_jax.evaluation import record
 from cfg_jax.models.classifier import Classifier
 
 _FORWARD_BATCH = 256
@@ -261,26 +258,21 @@ def _fingerprint(
 
 def _write(path: Path, fingerprint: str, trained: TrainedClassifier) -> None:
     entries: dict[str, Any] = flatten_dict(jax.device_get(trained.params), sep="/")
-    entries |= {"fingerprint": fingerprint, "held_out_accuracy": trained.held_out_accuracy}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as file:
-        np.savez(file, **entries)
+    entries |= {"held_out_accuracy": trained.held_out_accuracy}
+    record.keep(path, fingerprint, entries)
 
 
 def _read(
     path: Path, fingerprint: str, module: Classifier, shape: tuple[int, ...]
 ) -> TrainedClassifier | None:
     """The classifier in a file; None when it is missing, damaged or another one."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            entries = dict(file)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        logging.warning("%s is damaged (%s): training the classifier again", path, error)
-        return None
-    if str(entries.pop("fingerprint", "")) != fingerprint:
-        logging.warning("%s holds another classifier: training it again", path)
+    entries = record.kept(
+        path,
+        fingerprint,
+        damaged="training the classifier again",
+        other="holds another classifier: training it again",
+    )
+    if entries is None:
         return None
     accuracy = float(entries.pop("held_out_accuracy"))
     params = unflatten_dict(jax.tree.map(jnp.asarray, entries), sep="/")

@@ -9,24 +9,21 @@ pr           precision and recall (Kynkäänniemi et al. 2019)
 
 import dataclasses
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from absl import logging
 from jaxtyping import Float
 
+from cfg_jax.evaluation import record
 from cfg_jax.evaluation.archive import Archive
 from cfg_jax.evaluation.features import Extractor, extract
 from cfg_jax.evaluation.frechet import Moments, frechet_distance, moments
-from cfg_jax.evaluation.inception import checksum
 from cfg_jax.evaluation.inception_score import inception_score
 from cfg_jax.evaluation.kernel_distance import kernel_distance
 from cfg_jax.evaluation.precision_recall import precision_recall
-from cfg_jax.files import atomic
+from cfg_jax.files import checksum
 
 METRICS = ("fid", "sfid", "is", "kid", "pr")
 
@@ -159,9 +156,7 @@ def measure_once(
     measured = _read(path, fingerprint)
     if measured is None:
         measured = measure(archive, inception, batch=batch, progress=progress)
-        cache.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as file:
-            np.savez(file, fingerprint=fingerprint, **_arrays(measured))
+        record.keep(path, fingerprint, _arrays(measured))
     return measured
 
 
@@ -179,16 +174,13 @@ def _arrays(measured: Measured) -> dict[str, Any]:
 
 def _read(path: Path, fingerprint: str) -> Measured | None:
     """What a file keeps; None when it is missing, damaged or another one."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            kept = dict(file)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        logging.warning("%s is damaged (%s): measuring again", path, error)
-        return None
-    if str(kept.get("fingerprint", "")) != fingerprint:
-        logging.warning("%s was measured of something else: measuring again", path)
+    kept = record.kept(
+        path,
+        fingerprint,
+        damaged="measuring again",
+        other="was measured of something else: measuring again",
+    )
+    if kept is None:
         return None
     count = len(kept["features"])
     return Measured(

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from tqdm import tqdm
 
 from cfg_jax.evaluation.features import over_devices
-from cfg_jax.files import atomic
+from cfg_jax.files import atomic, checksum
 from cfg_jax.interop import torch_file
 from cfg_jax.models.inception import Activations, InceptionV3
 
@@ -139,9 +139,3 @@ def _copy(answer: Any, file: BinaryIO, progress: bool) -> str:
             digest.update(chunk)
             bar.update(len(chunk))
     return digest.hexdigest()
-
-
-def checksum(path: Path) -> str:
-    """A file's SHA-256, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

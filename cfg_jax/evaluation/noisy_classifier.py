@@ -1,13 +1,11 @@
 """How well a noisy classifier p(c|z_λ) knows held-out images at each noise level, as a report."""
 
 import dataclasses
-import datetime
 import io
 import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from cfg_jax import __version__
 from cfg_jax.data.images import to_float
 from cfg_jax.diffusion import process
 from cfg_jax.diffusion.schedules import Schedule
+from cfg_jax.evaluation import record
 from cfg_jax.evaluation.features import extract, over_devices
-from cfg_jax.files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -154,20 +151,17 @@ def write_report(
             "cross_entropy": float(-sum(p * math.log(p) for p in shares if p > 0)),
         },
         "settings": dict(settings),
-        "versions": {"cfg_jax": __version__, **{p: version(p) for p in ("jax", "flax", "numpy")}},
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **record.stamp(),
     }
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
     picture = io.BytesIO()
     figure(levels, report["chance"]).savefig(picture, format="png", dpi=150, facecolor="white")
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, content in {
+    files = {
         "accuracy.png": picture.getvalue(),
         "report.md": markdown(report).encode(),
         "report.json": text.encode(),
-    }.items():
-        with atomic(directory / name) as file:
-            file.write(content)
+    }
+    record.write_files(directory, files)
 
 
 def markdown(report: Mapping[str, Any]) -> str:

@@ -1,23 +1,20 @@
 """Writes a sweep over w: report.json, report.md, tradeoff.png and samples_by_w.png."""
 
 import dataclasses
-import datetime
 import io
 import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from cfg_jax import __version__
 from cfg_jax.data.images import tile, to_uint8
+from cfg_jax.evaluation import record
 from cfg_jax.evaluation.sweep import Row, Scores
-from cfg_jax.files import atomic
 from cfg_jax.guidance import to_scale
 
 if TYPE_CHECKING:
@@ -104,20 +101,17 @@ def write_report(
         "reference": dataclasses.asdict(reference),
         "classifier": {"held_out_accuracy": held_out_accuracy},
         "settings": dict(settings),
-        "versions": {"cfg_jax": __version__, **{p: version(p) for p in ("jax", "flax", "numpy")}},
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **record.stamp(),
     }
     # JSON has no NaN: allow_nan=False raises rather than write what other readers reject.
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, content in {
+    files = {
         "tradeoff.png": _png(tradeoff_figure(rows, reference, strength)),
         "samples_by_w.png": _png(samples_figure(examples, titles, strength)),
         "report.md": markdown(report).encode(),
         "report.json": text.encode(),
-    }.items():
-        with atomic(directory / name) as file:
-            file.write(content)
+    }
+    record.write_files(directory, files)
 
 
 def _named(row: Row, strength: str) -> dict[str, float]:

@@ -6,7 +6,6 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from typing import Any
 
 import jax
 
-from cfg_jax.files import atomic
+from cfg_jax.files import atomic, cache
 from cfg_jax.planning import flops, hlo
 from cfg_jax.planning.hlo import Collective
 from cfg_jax.planning.topology import Topology
@@ -99,11 +98,6 @@ def analyse(
     with atomic(path) as file:
         file.write(json.dumps(dataclasses.asdict(analysis)).encode())
     return analysis
-
-
-def cache() -> Path:
-    """Where analyses are kept: $XDG_CACHE_HOME/cfg_jax, or ~/.cache/cfg_jax."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cfg_jax"
 
 
 def versions(topology: Topology) -> str:

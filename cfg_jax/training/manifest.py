@@ -32,7 +32,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Shaped, UInt32
 
-from cfg_jax.files import atomic
+from cfg_jax.files import atomic, checksum
 
 NAME = "manifest.json"
 
@@ -157,7 +157,7 @@ def write(directory: Path, step: int, arrays: dict[str, Arrays]) -> None:
     files = {
         path.relative_to(directory).as_posix(): {
             "size": path.stat().st_size,
-            "sha256": _sha256(path),
+            "sha256": checksum(path),
         }
         for path in sorted(directory.rglob("*"))
         if path.is_file()
@@ -200,7 +200,7 @@ def _damage(path: Path, written: dict[str, Any]) -> str | None:
         size = path.stat().st_size
         if size != written["size"]:
             return f"has {size} bytes instead of {written['size']}"
-        return None if _sha256(path) == written["sha256"] else "has changed since it was written"
+        return None if checksum(path) == written["sha256"] else "has changed since it was written"
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
@@ -243,11 +243,6 @@ def _refuse(reasons: Iterable[str]) -> None:
     if found:
         more = f", and so with {len(found) - 3} more" if len(found) > 3 else ""
         raise ValueError("; ".join(found[:3]) + more)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(manifest: Any) -> str:

@@ -3,13 +3,13 @@
 `experiments/` is no package, so the script is loaded from its path.
 """
 
-import importlib.util
 import json
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import scripts
 from PIL import Image
 
 import cfg_jax
@@ -21,11 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def script():
-    path = ROOT / "experiments" / "classifier_guidance.py"
-    spec = importlib.util.spec_from_file_location("classifier_guidance", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("classifier_guidance")
 
 
 def test_every_point_is_what_its_name_says(script, trained, noisy, tmp_path, monkeypatch):

@@ -3,13 +3,13 @@
 `experiments/` is no package, so the script is loaded from its path.
 """
 
-import importlib.util
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scripts
 from PIL import Image
 from scipy import stats
 
@@ -24,11 +24,7 @@ CELL = (AXIS[1] - AXIS[0]) ** 2
 
 @pytest.fixture(scope="module")
 def script():
-    path = ROOT / "experiments" / "gaussian_mixture.py"
-    spec = importlib.util.spec_from_file_location("gaussian_mixture", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("gaussian_mixture")
 
 
 @pytest.fixture(scope="module")

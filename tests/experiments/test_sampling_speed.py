@@ -1,10 +1,8 @@
 """The benchmark of the reverse process: what it counts, what its ratios mean, what it writes."""
 
-import importlib.util
 import itertools
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -12,13 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scripts
 
 from cfg_jax import schedules
 
-FILE = Path(__file__).parents[2] / "experiments" / "benchmarks" / "sampling_speed.py"
-SPEC = importlib.util.spec_from_file_location("sampling_speed", FILE)
-speed = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(speed)
+speed = scripts.load("benchmarks/sampling_speed")
 
 
 class Tiny(nn.Module):

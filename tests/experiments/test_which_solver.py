@@ -3,7 +3,6 @@
 `experiments/` is no package, so the script is loaded from its path.
 """
 
-import importlib.util
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+import scripts
 from PIL import Image
 
 import cfg_jax
@@ -25,11 +25,7 @@ NULL = 10
 
 @pytest.fixture
 def script():
-    path = ROOT / "experiments" / "which_solver_which_guidance.py"
-    spec = importlib.util.spec_from_file_location("which_solver_which_guidance", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("which_solver_which_guidance")
 
 
 @pytest.fixture

@@ -1,0 +1,15 @@
+"""Scripts of experiments/, which is no package, as modules: loaded from their paths."""
+
+import importlib.util
+from pathlib import Path
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
+def load(name):
+    """The module of a script, anew: "benchmarks/sampling_speed"."""
+    path = EXPERIMENTS / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
