@@ -45,9 +45,14 @@ class _Arguments(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Static:
-    """What one compiled reverse process is for; hashable."""
+    """What one compiled reverse process is for; hashable.
+
+    jaxlib 0.10 takes structures of different dataclasses for equal where their fields are as many,
+    so `kinds`, the structure's hash, is what tells `Euler` from `Heun`.
+    """
 
     structure: Any
+    kinds: int
     places: tuple[Any, ...]
     which: tuple[int, ...]
     shape: tuple[int, ...]
@@ -223,7 +228,14 @@ def _prepare(
     index = offset + jnp.arange(count)
     return (
         _Arguments(shared, _Batched(index, cond, z, per_example), key),
-        _Static(structure, places, which, tuple(shape), _levels(grid(schedule, steps), steps)),
+        _Static(
+            structure,
+            hash(structure),
+            places,
+            which,
+            tuple(shape),
+            _levels(grid(schedule, steps), steps),
+        ),
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AxisType
 
 import cfg_jax
-from cfg_jax import guidance, process, schedules, solvers
+from cfg_jax import guidance, mixtures, process, schedules, solvers
 from cfg_jax.sampling import grids
 
 SHAPE, STEPS, NULL = (4, 3), 6, 5
@@ -161,6 +161,17 @@ def test_knobs_do_not_compile_again(make, values):
     first = len(traces)
     cfg_jax.sample(network, KEY, LABELS, **{**SETTINGS, "solver": make(0.25)})
     assert len(traces) == first <= 2  # Heun's two calls
+
+
+def test_solvers_of_the_same_fields_are_not_taken_for_each_other():
+    """Euler and Heun: jaxlib 0.10 takes their pytree structures for equal."""
+    points = mixtures.gaussian_mixture([[[-1.0]], [[1.0]]], 0.5)
+    walk = {"shape": (1,), "schedule": schedules.Cosine(), "batch": 4, "steps": 5}
+    drawn = {}
+    for solver in (solvers.Euler(), solvers.Heun(), solvers.DDIM()):
+        drawn[type(solver)] = cfg_jax.sample(points, jax.random.key(0), solver=solver, **walk)
+    np.testing.assert_allclose(drawn[solvers.Euler], drawn[solvers.DDIM], atol=1e-4)
+    assert np.abs(drawn[solvers.Heun] - drawn[solvers.Euler]).max() > 1e-2
 
 
 @pytest.mark.parametrize(
