@@ -2,10 +2,20 @@
 
 import atexit
 import os
+import platform
 import shutil
 import tempfile
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+import numpy as np
+import pytest
+
+DEVICES = "--xla_force_host_platform_device_count=8"
+# Most programs here run once, on a few numbers: to optimise their code takes four times as long.
+QUICK = " --xla_cpu_use_fusion_emitters=false --xla_cpu_max_isa=SSE4_2"
+quick = platform.machine() in ("x86_64", "AMD64") and "CFG_JAX_TEST_OPTIMISED" not in os.environ
+if quick:
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+os.environ.setdefault("XLA_FLAGS", DEVICES + (QUICK if quick else ""))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What one test compiled, no other worker or process of this run compiles again.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -13,8 +23,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
-import numpy as np
-import pytest
+
+def pytest_collection_modifyitems(items):
+    """What takes longest comes first, so that all workers end at about the same time."""
+    items.sort(key=lambda item: "training" not in item.path.parts)
 
 
 @pytest.fixture(scope="session")
@@ -66,4 +78,16 @@ def noisy(tmp_path_factory):
 
     workdir = tmp_path_factory.mktemp("noisy") / "run"
     train(tiny_classifier(), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def upscaler(tmp_path_factory):
+    """A work directory of the tiny network that enlarges digits, trained to its end."""
+    from recipes import tiny_upscaler
+
+    from cfg_jax.training.loop import train
+
+    workdir = tmp_path_factory.mktemp("upscaler") / "run"
+    train(tiny_upscaler(), workdir)
     return workdir

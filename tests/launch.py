@@ -10,14 +10,21 @@ from pathlib import Path
 from cfg_jax.training import metrics
 
 TESTS = Path(__file__).parent
+PYTHONPATH = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+
+
+def xla_flags(devices):
+    """The tests' own, but for so many devices."""
+    own = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
+    return " ".join([*own, f"--xla_force_host_platform_device_count={devices}"])
 
 
 def start(*arguments, devices=1):
     """Begins a command in a process of its own, on so many devices."""
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": PYTHONPATH,
+        "XLA_FLAGS": xla_flags(devices),
         "TQDM_MININTERVAL": "10",  # nobody reads their pipes meanwhile: they must not fill up
     }
     return subprocess.Popen(

@@ -40,6 +40,16 @@ def tiny_classifier():
     return config
 
 
+def tiny_upscaler():
+    """Of the same data: makes digits of 4×4 pixels large, these noised or hidden now and then."""
+    config = tiny()
+    config.model.upscale = 2
+    config.small.logsnr_min, config.small.p_uncond = 0.0, 0.2
+    config.train.sample_every = 6
+    config.optim.learning_rate = 0.1  # networks start at zero: else nothing would be seen
+    return config
+
+
 def write(folder: Path) -> Path:
     """Puts the recipe into a file, as the commands want it."""
     path = folder / "tiny.py"

@@ -5,6 +5,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from launch import xla_flags
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "notebooks"
@@ -23,7 +24,7 @@ def test_it_is_its_script(notebook):
 
 def test_it_runs(notebook, tmp_path, monkeypatch):
     """As written, but for the number of training steps, and on one device."""
-    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setenv("XLA_FLAGS", xla_flags(devices=1))
     assert sum("STEPS = 1000" in cell.source for cell in notebook.cells) == 1
     for cell in notebook.cells:
         cell.source = cell.source.replace("STEPS = 1000", "STEPS = 20")

@@ -60,8 +60,13 @@ def small(script, monkeypatch):
 
 def test_errors_are_those_to_the_exact_end(script, monkeypatch):
     """Of a mixture, whose end an adaptive method of order 8 knows."""
-    monkeypatch.setattr(script, "CALLS", (6, 12))
-    monkeypatch.setattr(script, "STRENGTHS", (1.0,))
+    for name, value in {
+        "CALLS": (6, 12),
+        "STRENGTHS": (1.0,),
+        "SOLVERS": {"default": None, "DDIM": solvers.DDIM(), "Heun": solvers.Heun()},
+        "GRIDS": {"default": None},
+    }.items():
+        monkeypatch.setattr(script, name, value)
     rng = np.random.default_rng(0)
     mixture = mixtures.gaussian_mixture(rng.normal(0.0, 0.5, (3, 2, 4)), 0.2)
     run = SimpleNamespace(

@@ -25,6 +25,16 @@ DATA = {"shape": (16, 16, 3), "num_classes": 10}
 CHIPS = 4
 
 
+@pytest.fixture(scope="module", autouse=True)
+def optimised():
+    """What a TPU would be given."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, False)
+    yield
+    jax.config.update(name, before)
+
+
 @pytest.fixture(scope="module")
 def slice_():
     return topology.load("v5e:2x2")

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from launch import PYTHONPATH, xla_flags
 
 from cfg_jax.training import manifest
 from cfg_jax.training.checkpoints import CheckpointError, Checkpoints
@@ -442,7 +443,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 def begin(what: str, workdir: Path, **environment: str) -> subprocess.Popen:
     """Starts this file as a script."""
     # Kernels that an earlier start compiled need not be compiled again.
-    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PYTHONPATH": PYTHONPATH}
     return subprocess.Popen(
         [sys.executable, __file__, what, str(workdir)],
         env={**os.environ, **environment},
@@ -511,8 +512,7 @@ def test_two_processes_save_and_refuse_as_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = "--xla_force_host_platform_device_count=2"
-    both = [begin(f"pair-{port}-{i}", tmp_path, XLA_FLAGS=flags) for i in range(2)]
+    both = [begin(f"pair-{port}-{i}", tmp_path, XLA_FLAGS=xla_flags(2)) for i in range(2)]
     told = [ended(process) for process in both]
     for one in told:
         assert one[0] == {"step": 3, "wrong": False}

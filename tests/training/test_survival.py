@@ -15,7 +15,7 @@ from cfg_jax.training import metrics
 from cfg_jax.training.checkpoints import Checkpoints
 from cfg_jax.training.program import build
 
-STEPS = 600
+STEPS = 300
 SETTINGS = (
     f"--config.train.steps={STEPS}",
     "--config.train.checkpoint_every=20",
@@ -52,13 +52,13 @@ def test_killed_at_random_moments_it_ends_the_same(whole, tmp_path):
     kills = 0
     while True:
         process = train(config, workdir, *SETTINGS)
-        if kills < 8:
+        if kills < 6:
             if kills % 2:  # while it trains and saves
                 reached = max(losses(workdir), default=0) if workdir.exists() else 0
                 wait_for_row(workdir, min(reached + 10, STEPS), process)
                 time.sleep(rng.uniform(0.0, 0.3))
             else:  # while it starts, restores and compiles
-                time.sleep(rng.uniform(1.0, 6.0))
+                time.sleep(rng.uniform(0.5, 4.0))
             process.send_signal(signal.SIGKILL)
             process.communicate()
             kills += 1
