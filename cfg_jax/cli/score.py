@@ -142,5 +142,7 @@ def table(report: dict[str, Any]) -> str:
             f"FID is biased upwards for few samples{amount}: compare it only with figures of "
             f"{settings['sample_images']} samples too (papers take 50000).",
         ]
+    if settings["weights_sha256"] not in (None, inception.SHA256):
+        lines += ["", "These weights are not the published ones: compare with no paper's figures."]
     lines += [f"\n{name} is left out: {why}." for name, why in report["left_out"].items()]
     return "\n".join(lines)

@@ -56,6 +56,14 @@ def test_json_and_table_hold_what_the_pieces_give(command, files):
     assert float(table["recall ↑"]) == pytest.approx(want["recall"], abs=1e-4)
     assert len(table) == 6
     assert f"by about {want['fid_bias']:.3g}: compare it only with figures of 50 samples" in out
+    assert "These weights are not the published ones" in out
+
+
+def test_of_the_published_weights_nothing_needs_to_be_said(command, files, monkeypatch):
+    monkeypatch.setattr(inception, "SHA256", inception.checksum(files[0] / "weights.pth"))
+    code, out, err = command("score", *FLAGS, "--reference", "images.npz")
+    assert code == 0, err
+    assert "published" not in out
 
 
 def test_a_reference_is_measured_once(command, files):
