@@ -14,23 +14,20 @@ Writes the figure, and beside it the scores as JSON. A quarter of an hour on two
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
+import scoring
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 
 import cfg_jax
-from cfg_jax import bulk, evaluation
-from cfg_jax.data import open_dataset
+from cfg_jax import evaluation
 from cfg_jax.run import NoisyClassifier, Run
 
 FIGURE = Path(__file__).parent / "figures" / "classifier_guidance.png"
-INK = "#333333"
 
 
 class Curve(NamedTuple):
@@ -52,11 +49,11 @@ class Curve(NamedTuple):
 
 
 CURVES = (
-    Curve("classifier-free: w", "#333333", (0.0, 0.1, 0.3, 1.0, 4.0)),
-    Curve("unconditional + classifier: s", "#D55E00", (1.0, 2.0, 4.0, 8.0, 16.0), w=-1.0),
-    Curve("the same, mean shifted: s", "#E69F00", (1.0, 4.0, 16.0), w=-1.0, form="mean"),
-    Curve("conditional + classifier: s", "#0072B2", (0.5, 1.0, 2.0, 4.0, 8.0), w=0.0),
-    Curve("classifier-free, w = 0.3, + classifier: s", "#009E73", (1.0, 2.0, 4.0, 8.0), w=0.3),
+    Curve("classifier-free: w", scoring.BLACK, (0.0, 0.1, 0.3, 1.0, 4.0)),
+    Curve("unconditional + classifier: s", scoring.VERMILION, (1.0, 2.0, 4.0, 8.0, 16.0), w=-1.0),
+    Curve("the same, mean shifted: s", scoring.ORANGE, (1.0, 4.0, 16.0), w=-1.0, form="mean"),
+    Curve("conditional + classifier: s", scoring.BLUE, (0.5, 1.0, 2.0, 4.0, 8.0), w=0.0),
+    Curve("classifier-free, w = 0.3, + classifier: s", scoring.GREEN, (1.0, 2.0, 4.0, 8.0), w=0.3),
 )
 
 
@@ -80,34 +77,32 @@ def measure(
     samples: int,
     steps: int,
     seed: int,
+    batch: int,
 ) -> dict:
     """Samples and scores every point of every curve.
 
     Returns:
       The curves' rows of scores by their names, and the real training images' scores.
     """
-    data = [open_dataset(run.config.data, split=split) for split in ("train", "test")]
-    scorer = evaluation.train_classifier(*data, cache=run.workdir / "evaluation")
-    train, held_out = (evaluation.load_arrays(split) for split in data)
-    real = evaluation.moments(scorer.features_and_probabilities(held_out[0])[0])
+    judge = scoring.judge_of(run.config.data, run.workdir / "evaluation")
     labels, key = np.arange(samples) % run.classes(), jax.random.key(seed)
 
     def rows(curve: Curve) -> list[dict]:
         def sample(labels, strength):
-            there = guiding(curve, strength, noisy)
-            parts = [
-                np.clip(run.sample(key, some, steps=steps, offset=start, **there), -1, 1)[:here]
-                for start, here, some in bulk.full_batches(samples, labels, 250)
-            ]
-            return np.concatenate(parts)
+            how = {"steps": steps, **guiding(curve, strength, noisy)}
+            return scoring.drawn(
+                lambda some, start: run.sample(key, some, offset=start, **how), labels, batch=batch
+            )
 
-        found = evaluation.sweep(sample, scorer, real, labels=labels, ws=curve.strengths)
+        found = evaluation.sweep(
+            sample, judge.scorer, judge.real, labels=labels, ws=curve.strengths
+        )
         scores = map(dataclasses.asdict, found)
         return [{"strength": row.pop("w"), **row} for row in scores]
 
     return {
         "curves": {curve.name: rows(curve) for curve in curves},
-        "real training images": dataclasses.asdict(evaluation.score(*train, scorer, real)),
+        "real training images": judge.training,
         "settings": {
             "samples": samples,
             "steps": steps,
@@ -120,17 +115,14 @@ def measure(
 
 def table(report: dict) -> str:
     """Every point, one line each."""
-    lines = [
-        "| guidance | strength | label accuracy | Inception score ↑ | Fréchet distance ↓ |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for name, rows in report["curves"].items():
-        for row in rows:
-            lines.append(
-                f"| {name} | {row['strength']:g} | {row['label_accuracy']:.1%} "
-                f"| {row['inception_score']:.3f} | {row['frechet_distance']:.2f} |"
-            )
-    return "\n".join(lines)
+    return scoring.table(
+        ["guidance", "strength"],
+        [
+            ((name, f"{row['strength']:g}"), row)
+            for name, rows in report["curves"].items()
+            for row in rows
+        ],
+    )
 
 
 def figure(report: dict, curves: Sequence[Curve]) -> Figure:
@@ -144,37 +136,21 @@ def figure(report: dict, curves: Sequence[Curve]) -> Figure:
     for axes in (everything, near):
         for curve in curves:
             rows = report["curves"][curve.name]
-            x = np.array([row["inception_score"] for row in rows])
-            y = np.array([row["frechet_distance"] for row in rows])
-            if axes is near and x.min() < real["inception_score"] - 0.3:
+            least = min(row["inception_score"] for row in rows)
+            far = least < real["inception_score"] - 0.3
+            if axes is near and far:
                 continue
-            style = "--" if curve.form == "mean" else "-"
-            axes.plot(x, y, style, marker="o", markersize=4, color=curve.colour, label=curve.name)
-            side = -1 if curve.w is None or curve.form == "mean" else 1
-            for row, point in zip(rows, np.stack([x, y], 1), strict=True):
-                if axes is near or x.min() < real["inception_score"] - 0.3:
-                    axes.annotate(
-                        f"{row['strength']:g}",
-                        point,
-                        xytext=(3 * side, -4 * side),
-                        textcoords="offset points",
-                        ha="left" if side > 0 else "right",
-                        va="top" if side > 0 else "bottom",
-                        fontsize=8,
-                        color=curve.colour,
-                    )
-        star = [real["inception_score"], real["frechet_distance"]]
-        axes.plot(*star, "*", markersize=12, color="#CC79A7", label="real training images")
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.margins(0.1)
-        axes.set_xlabel("Inception score   (further right is better →)", color=INK)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#dddddd", linewidth=0.6)
-    everything.set_ylabel("Fréchet distance   (← lower is better)", color=INK)
-    near.set_title("near the real images", fontsize=10, color=INK)
+            line = "--" if curve.form == "mean" else "-"
+            scoring.curve(axes, rows, colour=curve.colour, linestyle=line, label=curve.name)
+            if axes is near or far:
+                left = curve.w is None or curve.form == "mean"
+                at = {"xytext": (-3, 4), "ha": "right", "va": "bottom"} if left else {}
+                texts = [f"{row['strength']:g}" for row in rows]
+                scoring.names(axes, rows, texts, colour=curve.colour, **at)
+        scoring.star(axes, real)
+        scoring.tradeoff(axes)
+    near.set_ylabel("")
+    near.set_title("near the real images", fontsize=10, color=scoring.INK)
     made.legend(
         *everything.get_legend_handles_labels(),
         loc="outside lower center",
@@ -190,17 +166,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True, help="of the diffusion model")
     parser.add_argument("--classifier", type=Path, required=True, help="of the noisy classifier")
-    parser.add_argument("--samples", type=int, default=1000, help="of each strength")
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=FIGURE)
+    scoring.add_arguments(parser, out=FIGURE, steps=50)
     arguments = parser.parse_args(argv)
-    if arguments.samples < 2:
-        parser.error(f"--samples must be at least 2, got {arguments.samples}")
-    if arguments.steps < 1:
-        parser.error(f"--steps must be at least 1, got {arguments.steps}")
-    if arguments.out.suffix != ".png" or not arguments.out.parent.is_dir():
-        parser.error(f"--out must be a .png file in a folder that exists, got {arguments.out}")
+    scoring.check_arguments(parser, arguments)
     try:
         run, noisy = (
             cfg_jax.load(arguments.workdir),
@@ -216,10 +184,10 @@ def main(argv: list[str] | None = None) -> None:
         samples=arguments.samples,
         steps=arguments.steps,
         seed=arguments.seed,
+        batch=arguments.batch,
     )
     print(table(report))
-    figure(report, CURVES).savefig(arguments.out, dpi=110)
-    arguments.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    scoring.write(arguments.out, figure(report, CURVES), report)
 
 
 if __name__ == "__main__":

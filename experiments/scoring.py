@@ -1,0 +1,221 @@
+"""What the experiments on trained networks share: samples, their scores, the table and the axes."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+from ml_collections import ConfigDict
+
+from cfg_jax import bulk, evaluation
+from cfg_jax.cli import flagging
+from cfg_jax.data import open_dataset
+from cfg_jax.evaluation import record
+
+BLACK, BLUE, VERMILION = "#333333", "#0072B2", "#D55E00"  # told apart by colour-blind readers too
+GREEN, ORANGE, PINK, SKY = "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
+INK, PALE = BLACK, "#dddddd"
+
+SCORES = {
+    "label_accuracy": ("label accuracy", ".1%"),
+    "inception_score": ("Inception score ↑", ".3f"),
+    "frechet_distance": ("Fréchet distance ↓", ".2f"),
+}
+"""Each score's name in a table, and its format."""
+
+AXES = {
+    "inception_score": "Inception score   (higher is better)",
+    "frechet_distance": "Fréchet distance   (lower is better)",
+}
+"""What an axis of each score is called."""
+
+
+class Judge(NamedTuple):
+    """What scores samples.
+
+    Attributes:
+      scorer: The small classifier that `evaluate` trains and keeps.
+      real: The held-out images' features by it.
+      training: The scores of the real training images.
+    """
+
+    scorer: evaluation.TrainedClassifier
+    real: evaluation.Moments
+    training: dict[str, float]
+
+    def scores(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """The three scores of images that should have the labels."""
+        return dataclasses.asdict(evaluation.score(images, labels, self.scorer, self.real))
+
+
+def judge_of(data: ConfigDict, cache: Path) -> Judge:
+    """What scores samples of a recipe's data; its classifier is trained once, and kept in `cache`.
+
+    Raises:
+      ValueError: The data has no labels, or cannot be read.
+    """
+    train, held_out = (open_dataset(data, split=split) for split in ("train", "test"))
+    scorer = evaluation.train_classifier(train, held_out, cache=cache)
+    images, _ = evaluation.load_arrays(held_out)
+    real = evaluation.moments(scorer.features_and_probabilities(images)[0])
+    training = evaluation.score(*evaluation.load_arrays(train), scorer, real)
+    return Judge(scorer, real, dataclasses.asdict(training))
+
+
+def recipe_of(path: Path, changes: list[str]) -> ConfigDict:
+    """The recipe in a file, with `--config.FIELD=VALUE` changes: of a network that guides itself.
+
+    Raises:
+      ValueError: The file is missing or has a mistake, or a change is none, or it trains otherwise.
+    """
+    argv, values = ["--config", str(path), *changes], flags.FlagValues()
+    flagging.define_config(values, argv)
+    config = flagging.config(flagging.parse(values, Path(sys.argv[0]).stem, "", argv))
+    if config.objective != "diffusion" or not config.model.conditional or not config.model.null:
+        raise ValueError(f"{path} must train a diffusion model with and without labels")
+    return config
+
+
+def drawn(
+    sample: Callable[[np.ndarray, int], Any], labels: np.ndarray, *, batch: int = 250
+) -> np.ndarray:
+    """Images of all labels, from batches of one size, clipped to [-1, 1].
+
+    Args:
+      sample: `(labels, offset) -> images`, of which the first has the number `offset`.
+      labels: One an image.
+      batch: Images at a time, or all of them if there are fewer.
+    """
+    size = min(batch, len(labels))
+    parts = [
+        np.clip(sample(some, start), -1.0, 1.0)[:here]
+        for start, here, some in bulk.full_batches(len(labels), labels, size)
+    ]
+    return np.concatenate(parts)
+
+
+def kept(
+    path: Path, settings: Mapping[str, Any], measure: Callable[[], dict[str, float]]
+) -> dict[str, float]:
+    """What `measure` found, now or before: kept in a JSON file, by the settings it depends on."""
+    held = json.loads(path.read_text()) if path.exists() else {}
+    name = json.dumps(settings, sort_keys=True)
+    if name not in held:
+        held[name] = measure()
+        record.write_files(path.parent, {path.name: json.dumps(held, indent=1).encode()})
+    return held[name]
+
+
+def table(head: Sequence[str], rows: Sequence[tuple[Sequence[Any], Mapping[str, float]]]) -> str:
+    """A table in Markdown: what names a point, and its scores.
+
+    Args:
+      head: The titles of the columns that name a point.
+      rows: For each point its names, as many, and its scores.
+    """
+    titles = [*head, *(title for title, _ in SCORES.values())]
+    lines = [titles, ["---", *["---:"] * (len(titles) - 1)]]
+    for names, scores in rows:
+        lines.append([*names, *(format(scores[score], how) for score, (_, how) in SCORES.items())])
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def curve(axes: Axes, rows: Sequence[Mapping[str, float]], *, colour: str, **style: Any) -> None:
+    """Draws Fréchet distance over Inception score, the points joined in their order."""
+    x, y = ([row[name] for row in rows] for name in ("inception_score", "frechet_distance"))
+    axes.plot(x, y, color=colour, **{"marker": "o", "markersize": 4, "linewidth": 1.5, **style})
+
+
+def least(axes: Axes, x: Sequence[float], y: Sequence[float], *, colour: str) -> None:
+    """Rings the lowest point of a curve."""
+    lowest = int(np.argmin(y))
+    ring = {"markersize": 10, "markerfacecolor": "none", "markeredgewidth": 1.2}
+    axes.plot(x[lowest], y[lowest], "o", color=colour, **ring)
+
+
+def star(axes: Axes, training: Mapping[str, float]) -> None:
+    """Draws the real training images, where their scores are."""
+    curve(
+        axes,
+        [training],
+        colour=PINK,
+        marker="*",
+        markersize=12,
+        linestyle="none",
+        label="real training images",
+    )
+
+
+def names(
+    axes: Axes, rows: Sequence[Mapping[str, float]], texts: Sequence[str], *, colour: str, **at: Any
+) -> None:
+    """Writes a text beside each point of a curve."""
+    for row, text in zip(rows, texts, strict=True):
+        axes.annotate(
+            text,
+            (row["inception_score"], row["frechet_distance"]),
+            textcoords="offset points",
+            fontsize=8,
+            color=colour,
+            **{"xytext": (4, -4), "ha": "left", "va": "top", **at},
+        )
+
+
+def plain(axes: Axes) -> None:
+    """A pale grid, no frame."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color=PALE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9)
+
+
+def log_distance(axes: Axes) -> None:
+    """A logarithmic axis of Fréchet distances, ticked 1, 2, 5, 10."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def tradeoff(axes: Axes) -> None:
+    """Axes of Fréchet distance over Inception score."""
+    log_distance(axes)
+    axes.margins(0.1)
+    axes.set_xlabel(AXES["inception_score"], color=INK)
+    axes.set_ylabel(AXES["frechet_distance"], color=INK)
+    plain(axes)
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, out: Path, steps: int) -> None:
+    """The arguments that every experiment has: --samples, --steps, --seed, --batch and --out."""
+    parser.add_argument("--samples", type=int, default=1000, help="images a point (default: 1000)")
+    parser.add_argument("--steps", type=int, default=steps, help=f"of sampling (default: {steps})")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    parser.add_argument("--batch", type=int, default=250, help="images at a time (default: 250)")
+    parser.add_argument("--out", type=Path, default=out, help="the figure, a .png file")
+
+
+def check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Refuses what is out of range in one line, with exit code 2."""
+    if arguments.samples < 2:
+        parser.error(f"--samples must be at least 2, got {arguments.samples}")
+    for name in ("steps", "batch"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(arguments, name)}")
+    if arguments.out.suffix != ".png" or not arguments.out.parent.is_dir():
+        parser.error(f"--out must be a .png file in a folder that exists, got {arguments.out}")
+
+
+def write(out: Path, figure: Figure, report: Mapping[str, Any]) -> None:
+    """Writes the figure, and beside it the report as JSON, with versions and date."""
+    figure.savefig(out, dpi=110, facecolor="white")
+    text = json.dumps({**report, **record.stamp()}, indent=1, allow_nan=False)
+    out.with_suffix(".json").write_text(text + "\n")
