@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cfg_jax import guidance
 from cfg_jax.diffusion import (
+    condition,
     denoiser,
     likelihood,
     mixtures,
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Run",
+    "condition",
     "denoiser",
     "grids",
     "guidance",

@@ -5,9 +5,11 @@ import hashlib
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
 
 DAMAGED_NPZ = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 """What reading an .npz file raises where it is damaged, or none."""
@@ -26,6 +28,30 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_arrays(
+    path: str | Path, names: Iterable[str], *, needed: Iterable[str] = ()
+) -> dict[str, np.ndarray]:
+    """Arrays of an .npz file by their names; nothing in it is executed.
+
+    Args:
+      path: The file.
+      names: Those that are read, if it holds them.
+      needed: Those that it must hold.
+
+    Raises:
+      ValueError: The file cannot be read, or lacks one that is needed.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files if name in set(names)}
+    except (TypeError, AttributeError, *DAMAGED_NPZ):
+        raise ValueError(f"{path} cannot be read as an .npz file") from None
+    for name in needed:
+        if name not in arrays:
+            raise ValueError(f"{path} holds no {name}")
+    return arrays
 
 
 def checksum(path: Path) -> str:

@@ -19,11 +19,11 @@ from cfg_jax.diffusion.denoiser import Denoiser
 from cfg_jax.diffusion.schedules import Schedule
 from cfg_jax.models import Encoder, UNet
 from cfg_jax.models.encoder import LogProb
-from cfg_jax.models.unet import LearnedVariance
+from cfg_jax.models.unet import NAMES, LearnedVariance
 from cfg_jax.sampling import sample, sharded_sample
 from cfg_jax.sampling.grids import Grid
 from cfg_jax.sampling.solvers import Ancestral, Solver
-from cfg_jax.training import averages
+from cfg_jax.training import averages, conditions
 from cfg_jax.training import config as recipe
 from cfg_jax.training.checkpoints import Checkpoints
 from cfg_jax.training.guided import guided
@@ -99,6 +99,15 @@ class Run(Trained):
         return self.network.num_classes or None
 
     @property
+    def nothing(self) -> Any:
+        """What guidance puts into the condition's place, by the recipe's `guidance.hides`.
+
+        The null label where the condition is labels; else the null of each part, those that stay
+        being `condition.KEPT`. None where there is nothing to hide.
+        """
+        return recipe.null(self.config, self.network)
+
+    @property
     def learned_variance(self) -> LearnedVariance | None:
         """`(z, logsnr, cond) -> v` for `solvers.Ancestral(v=...)`; None if it learned none."""
         if not self.network.learned_variance:
@@ -108,10 +117,7 @@ class Run(Trained):
     @property
     def solver(self) -> Solver | None:
         """The recipe's, with the variance that the network learned if it says so."""
-        chosen = recipe.solver(self.config)
-        if self.config.sample.learned_v and isinstance(chosen, Ancestral):
-            return dataclasses.replace(chosen, v=self.learned_variance)
-        return chosen
+        return recipe.solver(self.config, self.network, self.params)
 
     def guided(
         self,
@@ -139,7 +145,7 @@ class Run(Trained):
         """
         weaker = self.weaker
         weak = None if weaker is None else weaker.denoiser
-        denoiser, null = self.denoiser, self.null
+        denoiser, null = self.denoiser, self.nothing
         if not self.network.null and self.config.guidance.name != "autoguidance":
             if np.any(np.asarray(w) != 0.0):
                 raise ValueError(
@@ -161,7 +167,7 @@ class Run(Trained):
             scale=classifier_scale,
         )
 
-    def _alone(self, w: ArrayLike, null: int | None) -> tuple[Denoiser, int | None]:
+    def _alone(self, w: ArrayLike, null: Any) -> tuple[Denoiser, Any]:
         """What a classifier guides, and its null: no second half where w needs but one."""
         if self.null is None:
             return guidance.unconditional(self.denoiser, null=None), None
@@ -222,7 +228,9 @@ class Run(Trained):
         steps: int | None = None,
         solver: Solver | None = None,
         grid: Grid | None = None,
-        small: Float[Array, "batch _ _ channels"] | None = None,
+        vector: Float[ArrayLike, "batch length"] | None = None,
+        small: Float[ArrayLike, "batch _ _ channels"] | None = None,
+        small_logsnr: ArrayLike | None = None,
         batch: int | None = None,
         offset: int = 0,
         mesh: Mesh | None = None,
@@ -244,8 +252,12 @@ class Run(Trained):
           steps: The number of steps; the recipe's when None.
           solver: The solver; the recipe's, on its grid, when None.
           grid: The noise levels; uniform in u when a solver is named without one.
+          vector: One an image, for a network that takes vectors; all zeros for none.
           small: The images to enlarge, in [-1, 1], for a network that does that.
-          batch: The number of images, where there are no labels.
+          small_logsnr: The λ that they are noised to for a network that was trained with such noise
+            (`config.small.logsnr_min`), a scalar or (batch,); the recipe's when None, and that of
+            the cleanest images if it says none.
+          batch: The number of images, where no condition tells it.
           offset: The number of the first image.
           mesh: Devices to split the images over; the images are the same.
 
@@ -253,8 +265,9 @@ class Run(Trained):
           Images, (batch, height, width, channels), in [-1, 1] unless the recipe clips nothing.
 
         Raises:
-          ValueError: A label is out of range, steps < 1, w or classifier_scale is not finite, or
-            the form of the classifier's guidance is not one of the solver's.
+          ValueError: A part of the condition is missing, not taken or out of range, steps < 1, w or
+            classifier_scale is not finite, or the form of the classifier's guidance is not one of
+            the solver's.
         """
         sampling = self.config.sample
         front = sample if mesh is None else functools.partial(sharded_sample, mesh=mesh)
@@ -270,7 +283,13 @@ class Run(Trained):
         return front(
             denoiser,
             key,
-            self._condition(labels, small, classifier),
+            self._condition(
+                {"label": labels, "vector": vector, "small": small},
+                classifier,
+                key=key,
+                offset=offset,
+                small_logsnr=small_logsnr,
+            ),
             shape=self.shape,
             schedule=self.schedule,
             solver=chosen,
@@ -280,17 +299,23 @@ class Run(Trained):
             offset=offset,
         )
 
-    def _condition(self, labels: Any, small: Any, classifier: Callable | None) -> Any:
-        """What the network is given beside z and λ."""
-        if classifier is not None and (labels is None or small is not None):
-            raise ValueError("a classifier guides towards labels, and no network that enlarges")
-        label = None if labels is None else self.check_labels(labels, classifier=classifier)
-        if (small is not None) != (self.network.upscale > 0):
-            raise ValueError(
-                f"the network of {self.workdir} "
-                + ("enlarges no images" if small is not None else "needs the images to enlarge")
-            )
-        return label if small is None else {"label": label, "small": small}
+    def _condition(
+        self, given: dict[str, Any], classifier: Callable | None, *, key: jax.Array, **noise: Any
+    ) -> Any:
+        """What the network is given beside z and λ, or a classifier that guides it."""
+        takes = self.network.takes
+        if classifier is not None:
+            takes = ("label",)
+            if given["label"] is None:
+                raise ValueError("a classifier guides towards labels: give some")
+        for part, value in given.items():
+            if (value is not None) != (part in takes):
+                does = "takes no" if value is not None else "needs"
+                raise ValueError(f"the network of {self.workdir} {does} {NAMES[part]}")
+        parts = {part: jnp.asarray(given[part]) for part in takes}
+        if "label" in parts:
+            parts["label"] = self.check_labels(given["label"], classifier=classifier)
+        return conditions.assemble(self.config, self.network, key, parts, **noise)
 
     def check_classifier(self, noisy: NoisyClassifier, form: str) -> None:
         """Raises ValueError where a classifier, or its form, cannot guide this network."""
@@ -299,8 +324,8 @@ class Run(Trained):
                 f"the classifier {noisy.workdir} is of images of {noisy.shape}, "
                 f"{self.workdir} of {self.shape}"
             )
-        if self.network.upscale:
-            raise ValueError("a classifier cannot guide a network that enlarges images")
+        if set(self.network.takes) - {"label"}:
+            raise ValueError("a classifier cannot guide a network that takes more than labels")
         self.classes(noisy.log_prob)
         self._solver(None, noisy.log_prob, 1.0, form)
 

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from fake_inception import fake_inception
 from PIL import Image
+from recipes import tiny
 
+from cfg_jax import evaluation
 from cfg_jax.cli import main
+from cfg_jax.data import open_dataset
 from cfg_jax.evaluation import inception
 
 ROOT = Path(__file__).parents[1]
@@ -44,11 +47,15 @@ def commands():
 
 
 @pytest.fixture
-def demo(trained, noisy, tmp_path, monkeypatch):
+def demo(trained, noisy, upscaler, tmp_path, monkeypatch):
     """A place with what the README's commands find: trained runs, the recipes, and pictures."""
     monkeypatch.chdir(tmp_path)
+    splits = [open_dataset(tiny().data, split=split) for split in ("train", "test")]
+    evaluation.train_classifier(*splits, cache=trained / "evaluation")  # once, for all of them
     shutil.copytree(trained, "runs/digits")
     shutil.copytree(noisy, "runs/digits_classifier")
+    shutil.copytree(upscaler, "runs/digits_upscale")
+    shutil.copytree(trained / "evaluation", "runs/digits_upscale/evaluation", dirs_exist_ok=True)
     shutil.copytree(ROOT / "configs", "configs")
     rng = np.random.default_rng(0)
     for name in ("cat", "dog"):

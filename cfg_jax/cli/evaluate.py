@@ -1,16 +1,18 @@
 """The command `evaluate`: scores of samples over guidance strengths, or of a classifier over λ."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from absl import flags
 
 from cfg_jax import bulk, evaluation
-from cfg_jax.cli import flagging
+from cfg_jax.cli import conditions, flagging
 from cfg_jax.cli.sample import SAMPLING, define, loaded, strengths
-from cfg_jax.data import open_dataset
+from cfg_jax.data import Dataset, open_dataset
+from cfg_jax.data.images import enlarge, to_uint8
 from cfg_jax.run import NoisyClassifier, Run, load_noisy_classifier
 from cfg_jax.training import guided
 from cfg_jax.training.mesh import device_mesh
@@ -21,9 +23,10 @@ WS, SCALES = "0,0.1,0.3,1,4", "0,1,2,4,8"
 PURPOSE = """Scores samples at each guidance strength by label accuracy, Inception score and Fréchet
 distance, in the features of a small classifier trained on the same data (trained at the first call,
 then kept). Writes report.json, report.md, tradeoff.png and samples_by_w.png. With --classifier the
-strengths are those of --classifier-scale, at one w, or of --w, at one scale. Of the run of a noisy
-classifier it measures accuracy and cross-entropy on held-out images at each noise level instead:
-report.json, report.md and accuracy.png."""
+strengths are those of --classifier-scale, at one w, or of --w, at one scale. A network that takes
+more than labels is shown what held-out images lend it. Of the run of a noisy classifier it measures
+accuracy and cross-entropy on held-out images at each noise level instead: report.json, report.md
+and accuracy.png."""
 
 OF_CLASSIFIERS = {"workdir", "step", "ema", "seed", "batch", "samples", "out", "data-path"}
 """The flags that the evaluation of a noisy classifier has."""
@@ -67,7 +70,7 @@ def run(argv: list[str]) -> None:
         return
     name, points = _points(values)
     source, noisy = loaded(values)
-    if source.null is None and noisy is None:
+    if source.nothing is None and noisy is None:
         raise ValueError(f"{source.workdir} is unconditional: there is no guidance to sweep over")
     if values["data-path"]:
         source.config.data.path = values["data-path"]
@@ -80,18 +83,17 @@ def run(argv: list[str]) -> None:
     real = evaluation.moments(classifier.features_and_probabilities(images)[0])
     reference = evaluation.score(*evaluation.load_arrays(train), classifier, real)
 
-    classes = source.classes(None if noisy is None else noisy.log_prob)
-    pictured = min(classes, PICTURED)
+    asked = _asked(source, noisy, held_out, values["samples"])
     examples: dict[float, np.ndarray] = {}
 
     def keep(w: float, samples: np.ndarray) -> None:
-        examples[w] = samples[:pictured]
+        examples[w] = samples[: len(asked.titles)]
 
     rows = evaluation.sweep(
-        sampler(source, noisy, values, points),
+        sampler(source, noisy, values, points, asked.parts),
         classifier,
         real,
-        labels=np.arange(values["samples"]) % classes,
+        labels=asked.labels,
         ws=list(points),
         on_samples=keep,
     )
@@ -112,8 +114,9 @@ def run(argv: list[str]) -> None:
             "seed": values["seed"],
         },
         examples=examples,
-        titles=held_out.class_names[:pictured],
+        titles=asked.titles,
         strength=name,
+        beside=asked.beside,
     )
     print((out / "report.md").read_text())
 
@@ -182,23 +185,61 @@ def _by_noise_level(values: dict[str, Any]) -> None:
     print((out / "report.md").read_text())
 
 
+class Asked(NamedTuple):
+    """What is sampled at each strength.
+
+    Attributes:
+      labels: The class that each sample should have.
+      parts: What the network is shown, by the names of the condition's parts.
+      titles: Of the first samples, which are pictured.
+      beside: Pictures that stand beside those, by what they are: uint8 images.
+    """
+
+    labels: np.ndarray
+    parts: dict[str, np.ndarray]
+    titles: Sequence[str]
+    beside: dict[str, np.ndarray]
+
+
+def _asked(source: Run, noisy: NoisyClassifier | None, data: Dataset, samples: int) -> Asked:
+    """All labels in turn; or, for a network that is shown more, what held-out images lend it."""
+    if not conditions.lent(source):
+        classes = source.classes(None if noisy is None else noisy.log_prob)
+        labels = np.arange(samples) % classes
+        return Asked(labels, {"label": labels}, data.class_names[:PICTURED], {})
+    conditions.check(source, data)
+    first = conditions.by_label(data, range(min(data.num_classes, PICTURED)), 1)
+    others = np.setdiff1d(np.arange(len(data.source)), first)
+    index = np.resize(np.concatenate([first, others]), max(samples, len(first)))
+    parts, images = conditions.from_data(source, data, index)
+    labels = np.array([data.source[int(i)]["label"] for i in index])
+    beside = {"held out": images[: len(first)]}
+    if "small" in parts:
+        small = to_uint8(parts["small"][: len(first)])
+        beside = {"small": enlarge(small, source.network.upscale), **beside}
+    return Asked(labels, parts, [data.class_names[n] for n in labels[: len(first)]], beside)
+
+
 def sampler(
     source: Run,
     noisy: NoisyClassifier | None,
     values: dict[str, Any],
     points: dict[float, tuple[float, float]],
+    parts: dict[str, np.ndarray],
 ):
     """`(labels, strength) -> images`, in batches of one size, with the same noise for each."""
     key, mesh = jax.random.key(values["seed"]), device_mesh(devices=jax.local_devices())
     batch = values["batch"]
 
     def sample(labels: np.ndarray, strength: float) -> np.ndarray:
-        parts = []
+        made = []
         w, scale = points[strength]
         guiding = strengths(noisy, values, w=w, scale=scale)
-        for start, here, chosen in bulk.full_batches(len(labels), labels, batch):
-            x = source.sample(key, chosen, **guiding, offset=start, mesh=mesh)
-            parts.append(np.clip(x, -1.0, 1.0)[:here])
-        return np.concatenate(parts)
+        for start, here, index in bulk.full_batches(len(labels), np.arange(len(labels)), batch):
+            told: dict[str, Any] = {part: array[index] for part, array in parts.items()}
+            shown = told.pop("label", None)
+            x = source.sample(key, shown, **guiding, **told, offset=start, mesh=mesh)
+            made.append(np.clip(x, -1.0, 1.0)[:here])
+        return np.concatenate(made)
 
     return sample

@@ -11,10 +11,10 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from cfg_jax import bulk
-from cfg_jax.cli import INTERRUPTED, FailedError, flagging
-from cfg_jax.data.images import save_grid, to_float, to_uint8
+from cfg_jax.cli import INTERRUPTED, FailedError, conditions, flagging
+from cfg_jax.data.images import enlarge, interleave, save_grid, to_uint8
 from cfg_jax.diffusion import checks
-from cfg_jax.files import DAMAGED_NPZ, atomic
+from cfg_jax.files import atomic
 from cfg_jax.run import FORMS, NoisyClassifier, Run, load, load_noisy_classifier
 from cfg_jax.sampling import grids
 from cfg_jax.training import config as recipe
@@ -27,7 +27,7 @@ evaluator reads. The same seed gives the same images. Interrupted, the same comm
 it stopped."""
 
 SAMPLING = ("steps", "solver", "grid", "v", "eta", "order", "clip", "percentile")
-GUIDANCE = ("name", "low", "high", *guided.KNOBS)
+GUIDANCE = ("name", "low", "high", "hides", *guided.KNOBS)
 """The flags that stand for fields of the recipe's `sample` and `guidance`."""
 
 
@@ -57,6 +57,8 @@ def define(values: flags.FlagValues) -> None:
         ("guidance.space", text, None, f"of rescaled, zero_star: one of {spaces}"),
         ("guidance.eta", real, None, "of projected: the share that stays of what is along x̂"),
         ("guidance.norm_threshold", real, None, "of projected: the largest norm of a change of x̂"),
+        ("guidance.hides", text, None, "of the condition: some of label, vector, small"),
+        ("small-logsnr", real, None, "small images are noised to this log-SNR, if it learned that"),
         ("classifier", text, None, "the run of a noisy classifier, which guides as well"),
         ("classifier-form", text, "eps", "eps: it moves ε̂; mean: the mean of an ancestral step"),
         ("ema", real, None, "which moving average: a decay or width of the recipe's"),
@@ -78,6 +80,8 @@ def loaded(values: dict[str, Any]) -> tuple[Run, NoisyClassifier | None]:
     for name in SAMPLING:
         if values[name] is not None:
             run.config.sample[name] = values[name]
+    if values["small-logsnr"] is not None:
+        run.config.sample.small_logsnr = values["small-logsnr"]
     if values["v"] is not None:
         run.config.sample.learned_v = False
     _set_guidance(run.config.guidance, values)
@@ -125,10 +129,10 @@ def _set_guidance(chosen: ConfigDict, values: dict[str, Any]) -> None:
     """Changes a recipe's guidance as the flags say; another method begins with its own defaults."""
     if values["guidance"] is not None:
         fresh = recipe.default().guidance
-        for name in GUIDANCE:
+        for name in ("name", "low", "high", *guided.KNOBS):
             chosen[name] = fresh[name]
         chosen.name = values["guidance"]
-    lists = {"conds": (int, "labels"), "ws": (float, "numbers")}
+    lists = {"conds": (int, "labels"), "ws": (float, "numbers"), "hides": (str, "parts")}
     for name in GUIDANCE[1:]:
         given = values[f"guidance.{name}"]
         if given is not None and name in lists:
@@ -161,9 +165,18 @@ def run(argv: list[str]) -> None:
     flags.DEFINE_string(
         "small",
         None,
-        "an .npz file of images to enlarge, with their labels, as this command writes it",
+        "for a network that enlarges: an .npz file of images and their labels, as this command "
+        "writes it; held-out images of the run's data, made small, if not given",
         flag_values=defined,
     )
+    flags.DEFINE_string(
+        "vectors",
+        None,
+        "for a network that takes vectors: an .npz file of `vector`, and of `label` if it takes "
+        "labels; those of held-out images if not given",
+        flag_values=defined,
+    )
+    flags.DEFINE_string("data-path", None, "the images, if they have moved", flag_values=defined)
     flags.DEFINE_string("out", None, "the file to write, .png or .npz", flag_values=defined)
     flagging.define_processes(defined)
     values = flagging.parse(defined, "sample", PURPOSE, argv)
@@ -181,77 +194,59 @@ def run(argv: list[str]) -> None:
     checks.finite("w", w)
     checks.finite("classifier-scale", scale)
     guiding = strengths(noisy, values, w=w, scale=scale)
-    small, labels = _small(source, values) or (None, _labels(source, values, noisy))
+    told, lent = _conditions(source, noisy, values)
     parts = out.with_name(out.name + ".parts")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with processes.together(lambda: "they go on where they stopped"):
-            images = _images(source, noisy, values, labels, small, guiding, parts)
+            images = _images(source, noisy, values, told, guiding, parts)
     except KeyboardInterrupt:
         raise FailedError(
             f"interrupted; the same command goes on with {parts}", INTERRUPTED
         ) from None
     if images is not None:
-        _write(out, images, labels, values["per-label"])
+        _write(out, images, told, lent, values["per-label"])
         bulk.discard(parts)
         print(f"{len(images)} images: {out}")
 
 
-def _small(source: Run, values: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None] | None:
-    """The images to enlarge and their labels; None for a network that enlarges none."""
-    if not source.network.upscale:
-        if values["small"] is not None:
-            raise ValueError(f"the network of {source.workdir} enlarges no images: no --small")
-        return None
-    if values["labels"] is not None:
-        raise ValueError("--small brings its own labels: no --labels")
-    path = flagging.required(values, "small")
-    arrays = _arrays(path, ("arr_0",) if source.null is None else ("arr_0", "arr_1"))
-    height, width, channels = source.shape
-    shape = (height // source.network.upscale, width // source.network.upscale, channels)
-    images = arrays["arr_0"]
-    if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
-        raise ValueError(
-            f"arr_0 of {path} must be uint8 images of {shape}, got {images.dtype}{images.shape}"
-        )
-    if source.null is None:
-        return images, None
-    labels = arrays["arr_1"].astype(np.int32)
-    if labels.shape != images.shape[:1]:
-        raise ValueError(f"arr_1 of {path} must be a label for each image, got {labels.shape}")
-    source.check_labels(labels)
-    return images, labels
+def _conditions(
+    source: Run, noisy: NoisyClassifier | None, values: dict[str, Any]
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """All that the network is shown, by parts, one entry an image; and the images that lent it."""
+    _check_guidable(source, noisy, values)
+    parts = conditions.from_files(source, values)
+    if values["data-path"] and (parts is not None or not conditions.lent(source)):
+        raise ValueError("--data-path is where held-out images lend their conditions; none do here")
+    if parts is not None:
+        return parts, None
+    if not conditions.lent(source):
+        labels = _labels(source, values, noisy)
+        return ({} if labels is None else {"label": labels}), None
+    data = conditions.held_out(source, values["data-path"])
+    given = values["labels"]
+    chosen = flagging.labels(given) if given else list(range(data.num_classes))
+    if source.null is not None:
+        source.check_labels(chosen)
+    index = conditions.by_label(data, chosen, values["per-label"])
+    return conditions.from_data(source, data, index)
 
 
-def _arrays(path: str, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Arrays of an .npz file."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if name in names}
-    except (TypeError, *DAMAGED_NPZ):
-        raise ValueError(f"{path} cannot be read as an .npz file") from None
-    for name in names:
-        if name not in arrays:
-            raise ValueError(f"{path} holds no {name}")
-    return arrays
+def _check_guidable(source: Run, noisy: NoisyClassifier | None, values: dict[str, Any]) -> None:
+    """Raises ValueError for flags that an unguidable or unlabelled network has no use for."""
+    guidable = source.nothing is not None or source.config.guidance.name == "autoguidance"
+    labelled = source.null is not None or noisy is not None
+    for name in (*(() if labelled else ("labels",)), *(() if guidable else ("guidance", "w"))):
+        if values[name] is not None:
+            raise ValueError(f"{source.workdir} is an unconditional model and takes no --{name}")
 
 
 def _labels(
     source: Run, values: dict[str, Any], noisy: NoisyClassifier | None
 ) -> np.ndarray | None:
     """One label an image, each label `per-label` times."""
-    if source.null is None:
-        guidable = source.config.guidance.name == "autoguidance"
-        for name in (
-            *(("labels",) if noisy is None else ()),
-            *(() if guidable else ("guidance", "w")),
-        ):
-            if values[name] is not None:
-                raise ValueError(
-                    f"{source.workdir} is an unconditional model and takes no --{name}"
-                )
-        if noisy is None:
-            return None
+    if source.null is None and noisy is None:
+        return None
     classifier = None if noisy is None else noisy.log_prob
     given = values["labels"]
     chosen = flagging.labels(given) if given else range(source.classes(classifier))
@@ -263,23 +258,23 @@ def _images(
     source: Run,
     noisy: NoisyClassifier | None,
     values: dict[str, Any],
-    labels: np.ndarray | None,
-    small: np.ndarray | None,
+    told: dict[str, np.ndarray],
     guiding: dict[str, Any],
     parts: Path,
 ) -> np.ndarray | None:
-    """uint8 images, one a label or small image; None in all processes but the first."""
-    told = labels if small is None else small
-    count = values["per-label"] if told is None else len(told)
+    """uint8 images, one an entry of the conditions; None in all processes but the first."""
+    count = len(next(iter(told.values()))) if told else values["per-label"]
     batch = min(values["batch"], count)
     key, mesh = jax.random.key(values["seed"]), device_mesh(devices=jax.local_devices())
+    labels, others = told.get("label"), {k: v for k, v in told.items() if k != "label"}
 
     def draw(offset, some):
-        there = {"batch": batch} if some is None else {"labels": some}
-        if small is not None:
-            here = small[np.arange(offset, offset + batch) % count]
-            there["small"] = jnp.asarray(to_float(here))
-        return to_uint8(source.sample(key, offset=offset, mesh=mesh, **guiding, **there))
+        index = np.arange(offset, offset + batch) % count
+        there: dict[str, Any] = {k: jnp.asarray(array[index]) for k, array in others.items()}
+        if not told:
+            there["batch"] = batch
+        x = source.sample(key, some, offset=offset, mesh=mesh, **guiding, **there)
+        return to_uint8(x)
 
     fields = recipe.flatten(source.config).items()
     settings = {
@@ -293,17 +288,29 @@ def _images(
         "average": values["ema"],
         "seed": values["seed"],
         "labels": None if labels is None else labels.tolist(),
-        "small": None if small is None else hashlib.sha256(small.tobytes()).hexdigest(),
+        **{part: hashlib.sha256(array.tobytes()).hexdigest() for part, array in others.items()},
     }
     return bulk.collect(
         draw, count=count, labels=labels, batch=batch, parts=parts, settings=settings
     )
 
 
-def _write(out: Path, images: np.ndarray, labels: np.ndarray | None, columns: int) -> None:
+def _write(
+    out: Path,
+    images: np.ndarray,
+    told: dict[str, np.ndarray],
+    lent: np.ndarray | None,
+    columns: int,
+) -> None:
+    """A picture, what was enlarged above the samples and what lent it below; or an .npz file."""
     if out.suffix == ".png":
-        save_grid(out, images, min(columns, len(images)))
+        columns = min(columns, len(images))
+        rows = [images] if lent is None else [images, lent]
+        if "small" in told:
+            small = to_uint8(told["small"])
+            rows.insert(0, enlarge(small, images.shape[1] // small.shape[1]))
+        save_grid(out, interleave(rows, columns), columns)
         return
-    arrays = [images] if labels is None else [images, labels.astype(np.int64)]
+    arrays = [images, told["label"].astype(np.int64)] if "label" in told else [images]
     with atomic(out) as file:
         np.savez(file, *arrays)

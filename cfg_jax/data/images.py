@@ -1,6 +1,7 @@
 """Images as people see them, uint8, and as networks do, [-1, 1]; grids of them as PNG files."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +22,24 @@ def to_uint8(images: Images) -> np.ndarray:
     """Floats in [-1, 1] (clipped to it) to the nearest uint8 in [0, 255], on the host."""
     clipped = np.clip(np.asarray(images, np.float32), -1.0, 1.0)
     return np.round((clipped + 1.0) * 127.5).astype(np.uint8)
+
+
+def shrink(images: Images, factor: int) -> Images:
+    """Floats of (batch, height, width, channels), each square of so many pixels to its mean."""
+    batch, height, width, channels = images.shape
+    squares = (batch, height // factor, factor, width // factor, factor, channels)
+    return images.reshape(squares).mean((2, 4))
+
+
+def enlarge(images: np.ndarray, factor: int) -> np.ndarray:
+    """Images of (batch, height, width, channels), each pixel as a square of so many."""
+    return images.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def interleave(rows: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Stacks of as many images, as one: so many of the first, as many of the second, and so on."""
+    starts = range(0, len(rows[0]), columns)
+    return np.concatenate([row[start : start + columns] for start in starts for row in rows])
 
 
 def tile(images: np.ndarray, columns: int, *, padding: int = 1) -> np.ndarray:
@@ -56,8 +75,7 @@ def save_grid(path: Path, images: np.ndarray, columns: int, *, smallest: int = 3
     from PIL import Image
 
     zoom = max(1, round(smallest / images.shape[1]))
-    large = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
-    grid = tile(large, columns, padding=max(1, zoom // 2))
+    grid = tile(enlarge(images, zoom), columns, padding=max(1, zoom // 2))
     picture = Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid)
     with atomic(path) as file:
         picture.save(file, format="PNG")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 
 # Reading one record costs 30 µs or more, a row of an array next to nothing: datasets up to this
 # many bytes are decoded once, when opened (4 s for CIFAR-10, so a cache file would gain little).
@@ -35,7 +35,8 @@ class UnreadableError(ValueError):
 class Source(Protocol):
     """Random access to examples {"image": uint8 (H, W, C), "label": int32 ()}; it pickles.
 
-    An example that cannot be read raises `UnreadableError`.
+    Where the data have vectors, an example has "vector": float32 (length,) too. One that cannot be
+    read raises `UnreadableError`.
     """
 
     def __len__(self) -> int: ...
@@ -49,12 +50,14 @@ class ArraySource:
 
     images: UInt8[np.ndarray, "n height width channels"]
     labels: Int32[np.ndarray, "n"]
+    vectors: Float32[np.ndarray, "n length"] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int | np.ndarray) -> dict[str, Any]:
-        return {"image": self.images[index], "label": self.labels[index]}
+        example = {"image": self.images[index], "label": self.labels[index]}
+        return example if self.vectors is None else {**example, "vector": self.vectors[index]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +153,7 @@ class Dataset:
       class_names: the name of each label; empty if the images have no labels (all are then 0).
       name: the name it was opened by.
       split: `train` or `test`.
+      vector: the length of the vectors that the images have beside them; 0 without.
     """
 
     source: Source
@@ -157,6 +161,7 @@ class Dataset:
     class_names: tuple[str, ...]
     name: str
     split: str
+    vector: int = 0
 
     @property
     def num_classes(self) -> int:
@@ -171,9 +176,10 @@ def open_dataset(config: Any, *, split: str) -> Dataset:
 
     Args:
       config: has the attributes
-        `name`: "digits" (scikit-learn's, 8×8 grey), "folder", or "tfds:NAME" with a name of
-        TFDS's catalogue, such as "tfds:cifar10" or "tfds:imagenet_resized/64x64";
-        `path`, `test_path`, `held_out`: for "folder", see `cfg_jax.data.folder.class_folders`;
+        `name`: "digits" (scikit-learn's, 8×8 grey), "folder", "npz", or "tfds:NAME" with a name
+        of TFDS's catalogue, such as "tfds:cifar10" or "tfds:imagenet_resized/64x64";
+        `path`, `test_path`, `held_out`: for "folder", see `cfg_jax.data.folder.class_folders`,
+        and for "npz", see `cfg_jax.data.arrays.open_arrays`;
         `skip_bad`: leave out, with a warning, what cannot be read while a folder is prepared or
         a dataset is decoded into memory; a dataset that stays on disk is `batches`' concern;
         `image_size`: side that images are resized and cropped to; 0 leaves their size;
@@ -191,6 +197,8 @@ def open_dataset(config: Any, *, split: str) -> Dataset:
     """
     if split not in _STORED_SPLITS:
         raise ValueError(f"split should be train or test, got {split!r}")
+    if config.name == "npz":
+        return _arrays(config, split)
     if config.name == "digits":
         builder = _digits(config)
     elif config.name == "folder":
@@ -198,7 +206,7 @@ def open_dataset(config: Any, *, split: str) -> Dataset:
     elif config.name.startswith("tfds:"):
         builder = _catalogue(config)
     else:
-        raise ValueError(f"dataset should be digits, folder or tfds:NAME, got {config.name!r}")
+        raise ValueError(f"dataset should be digits, folder, npz or tfds:NAME, got {config.name!r}")
     try:
         _prepare(builder)
     except ImportError as error:
@@ -225,6 +233,12 @@ def peek(config: Any) -> tuple[tuple[int, int, int], int]:
         return data.shape, data.num_classes
     features = dict(_builder(config).info.features)
     return _shape(config, features), len(_class_names(features))
+
+
+def _arrays(config: Any, split: str) -> Dataset:
+    from cfg_jax.data.arrays import open_arrays
+
+    return open_arrays(config, split=split)
 
 
 def _digits(config: Any) -> Any:

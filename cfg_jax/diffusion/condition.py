@@ -2,15 +2,19 @@
 
 A network that is trained both with and without its condition sees a *null* in place of the
 condition it is denied: a pytree like the condition's, each leaf without the batch axis. For class
-labels that is one integer, the number of classes.
+labels that is one integer, the number of classes. Where a condition has several parts, a null may
+hide some of them and leave the others, marked `KEPT`, as they are.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+from cfg_jax.diffusion import process
+from cfg_jax.diffusion.logsnr import floating
 
 Condition = Any
 """A pytree of arrays of (batch, ...), or None for a network that takes no condition."""
@@ -28,12 +32,75 @@ class PerExample:
     values: Any
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Marks the part of a condition that a null does not hide; see `KEPT`."""
+
+
+KEPT = Kept()
+"""In a null, in the place of a part of the condition: that part stays as it is.
+
+>>> import jax.numpy as jnp
+>>> from cfg_jax.diffusion import condition
+>>> cond = {"label": jnp.array([3, 5]), "vector": jnp.ones((2, 1))}
+>>> null = {"label": 10, "vector": condition.KEPT}
+>>> {name: part.tolist() for name, part in condition.broadcast(null, cond).items()}
+{'label': [10, 10], 'vector': [[1.0], [1.0]]}
+"""
+
+
+class Noisy(NamedTuple):
+    """Images and how noisy they are, a condition that a network sees beside its own z.
+
+    Attributes:
+      z: Images of (batch, height, width, channels), noised to λ.
+      logsnr: λ, (batch,).
+    """
+
+    z: Any
+    logsnr: Any
+
+
+def augmented(
+    key: jax.Array,
+    x: Float[Array, "batch ..."],
+    *,
+    logsnr: ArrayLike,
+    index: Int[Array, " batch"],
+) -> Noisy:
+    """Noise-conditioning augmentation: images noised to λ, that a network is told of.
+
+    z = α_λ x + σ_λ ε. A network trained so bears the flaws of images that another network drew
+    (Ho et al. 2022, "Cascaded Diffusion Models", Section 4.2; Saharia et al. 2022,
+    "Photorealistic Text-to-Image Diffusion Models", Section 2.3).
+
+    Args:
+      key: A JAX random key.
+      x: Images of (batch, ...).
+      logsnr: λ, a scalar or (batch,).
+      index: The numbers of the examples: example i's noise depends on key and number alone.
+
+    Returns:
+      The noised images and their λ.
+    """
+    key = jax.random.fold_in(key, _AUGMENTATION)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+    eps = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(keys)
+    logsnr = jnp.broadcast_to(floating(logsnr), x.shape[:1])
+    return Noisy(process.forward(x, eps, logsnr=logsnr), logsnr)
+
+
+_AUGMENTATION = 2**32 - 1
+"""Sets its keys apart from those of examples, whose numbers are small."""
+
+
 def broadcast(null: Any, cond: Condition) -> Condition:
     """Gives every example of the batch the same null.
 
     Args:
-      null: A pytree of cond's structure, leaves without the batch axis; or, marked `PerExample`,
-        with it.
+      null: A pytree of cond's structure, leaves without the batch axis, or one number for all
+        entries; or, marked `PerExample`, with it. Parts marked `KEPT` are cond's own.
       cond: The condition whose shapes and dtypes the result takes.
 
     Returns:
@@ -44,21 +111,31 @@ def broadcast(null: Any, cond: Condition) -> Condition:
     """
     if isinstance(null, PerExample):
         null = null.values
+
+    try:
+        filled = jax.tree.map(
+            lambda part, own: own if isinstance(part, Kept) else part,
+            null,
+            cond,
+            is_leaf=lambda node: isinstance(node, Kept),
+        )
+    except (ValueError, TypeError):  # it is no prefix of the condition's structure
+        filled = null
     wanted: Any = jax.tree.structure(cond)
-    given: Any = jax.tree.structure(null)
+    given: Any = jax.tree.structure(filled)
     if wanted != given:
         raise ValueError(
             f"null must have the structure of the condition, {wanted}, but it has {given}"
         )
-    return jax.tree.map(_broadcast_leaf, null, cond)
+    return jax.tree.map(_broadcast_leaf, filled, cond)
 
 
 def _broadcast_leaf(null, cond):
     null = jnp.asarray(null, cond.dtype)
-    if null.shape not in (cond.shape, cond.shape[1:]):
+    if null.shape not in ((), cond.shape, cond.shape[1:]):
         raise ValueError(
-            f"a null for a condition of shape {cond.shape} must have shape {cond.shape[1:]}, "
-            f"or {cond.shape} when it differs between examples; got {null.shape}"
+            f"a null for a condition of shape {cond.shape} must be a number or have shape "
+            f"{cond.shape[1:]}, or {cond.shape} when it differs between examples; got {null.shape}"
         )
     return jnp.broadcast_to(null, cond.shape)
 

@@ -98,6 +98,29 @@ def normal_kl(
     return 0.5 * (jnp.expm1(log_ratio) - log_ratio + jnp.square(shift) / variance)
 
 
+def reverse_kl(
+    error: Float[Array, "..."], *, logsnr: ArrayLike, logsnr_next: ArrayLike, v: ArrayLike
+) -> Float[Array, "..."]:
+    """KL(q(z_λ'|z_λ, x) || p(z_λ'|z_λ)) of one reverse step, by entry, in nats.
+
+    p has the mean μ̃_{λ'|λ}(z_λ, x̂) and the variance (σ̃²)^(1-v) (σ²)^v.
+
+    Args:
+      error: x - x̂.
+      logsnr: λ, a scalar, or of a shape that broadcasts to error's.
+      logsnr_next: λ' > λ, likewise.
+      v: The interpolation, a scalar or of error's shape.
+
+    Returns:
+      The divergence, of error's shape.
+    """
+    return normal_kl(
+        shift=one_minus_exp(logsnr, logsnr_next) * alpha(logsnr_next) * error,
+        variance=process.reverse_variance(logsnr=logsnr, logsnr_next=logsnr_next, v=v),
+        log_ratio=2.0 * v * (log_sigma(logsnr_next) - log_sigma(logsnr)),
+    )
+
+
 def discretized_log_prob(
     x: Float[Array, "..."], *, mean: Float[Array, "..."], variance: ArrayLike, bins: int = 256
 ) -> Float[Array, "..."]:
@@ -194,11 +217,7 @@ def discrete_vlb(
     def transition(_, step):
         index, low, high = step
         guess, error, share = visit(index, low)
-        kl = normal_kl(
-            shift=one_minus_exp(low, high) * alpha(high) * (x - guess),
-            variance=process.reverse_variance(logsnr=low, logsnr_next=high, v=share),
-            log_ratio=2.0 * share * (log_sigma(high) - log_sigma(low)),
-        )
+        kl = reverse_kl(x - guess, logsnr=low, logsnr_next=high, v=share)
         return None, (_per_example(kl), error)
 
     index = jnp.arange(steps - 1)

@@ -16,6 +16,7 @@ from jaxtyping import Int, UInt8
 
 from cfg_jax.data.images import to_float
 from cfg_jax.diffusion import process
+from cfg_jax.diffusion.objective import label_log_prob
 from cfg_jax.diffusion.schedules import Schedule
 from cfg_jax.evaluation import record
 from cfg_jax.evaluation.features import extract, over_devices
@@ -99,9 +100,8 @@ def by_noise_level(
         image, label = images[number % samples], labels[number % samples]
         noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), images.shape[1:]))
         z = process.forward(to_float(image), noise(number), logsnr=logsnr[number])
-        log_probs = jax.nn.log_softmax(classifier(z, logsnr[number]))
-        own = jnp.take_along_axis(log_probs, label[:, None], axis=1)[:, 0]
-        return log_probs.argmax(1) == label, -own
+        logits = classifier(z, logsnr[number])
+        return logits.argmax(1) == label, -label_log_prob(logits, label)
 
     numbers = np.arange((bins + 1) * samples)
     hits, losses = extract(

@@ -70,6 +70,7 @@ def write_report(
     examples: Mapping[float, np.ndarray],
     titles: Sequence[str],
     strength: str = "w",
+    beside: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Writes a sweep's scores, as JSON, table and figure, and its samples side by side.
 
@@ -84,6 +85,7 @@ def write_report(
         the same labels and noise for every w.
       titles: What each column of `examples` shows, such as its class.
       strength: What the rows' w is, one of `STRENGTHS`.
+      beside: Further rows of the picture, by what they show: uint8 of (columns, H, W, C).
 
     Raises:
       TypeError: JSON cannot hold a setting.
@@ -107,7 +109,7 @@ def write_report(
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
     files = {
         "tradeoff.png": _png(tradeoff_figure(rows, reference, strength)),
-        "samples_by_w.png": _png(samples_figure(examples, titles, strength)),
+        "samples_by_w.png": _png(samples_figure(examples, titles, strength, beside)),
         "report.md": markdown(report).encode(),
         "report.json": text.encode(),
     }
@@ -219,7 +221,10 @@ def tradeoff_figure(rows: Sequence[Row], reference: Scores, strength: str = "w")
 
 
 def samples_figure(
-    examples: Mapping[float, np.ndarray], titles: Sequence[str], strength: str = "w"
+    examples: Mapping[float, np.ndarray],
+    titles: Sequence[str],
+    strength: str = "w",
+    beside: Mapping[str, np.ndarray] | None = None,
 ) -> "Figure":
     """Draws a row of images a strength; a column is one label and one noise.
 
@@ -227,23 +232,26 @@ def samples_figure(
       examples: As in `write_report`.
       titles: As in `write_report`.
       strength: As in `write_report`.
+      beside: As in `write_report`.
     """
     from matplotlib.figure import Figure
 
     ws, name = sorted(examples), "w" if strength == "w" else "scale"
-    images = to_uint8(np.concatenate([examples[w] for w in ws]))
+    others = beside or {}
+    rows = [*others, *(f"{name} = {w:g}" for w in ws)]
+    images = np.concatenate([*others.values(), *(to_uint8(examples[w]) for w in ws)])
     _, height, width, _ = images.shape
     gap = max(1, height // 16)
     page = tile(images, len(titles), padding=gap)
     cell = max(0.6, height / 75)  # Inches: at 150 dots each pixel is at least two dots wide.
-    size = (1.0 + cell * len(titles) * width / height, 0.9 + cell * len(ws))
+    size = (1.0 + cell * len(titles) * width / height, 0.9 + cell * len(rows))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     axes.imshow(_colour(page), interpolation="nearest")
     axes.set_xticks(gap + (width - 1) / 2 + (width + gap) * np.arange(len(titles)), titles)
     axes.set_yticks(
-        gap + (height - 1) / 2 + (height + gap) * np.arange(len(ws)),
-        [f"{name} = {w:g}" for w in ws],
+        gap + (height - 1) / 2 + (height + gap) * np.arange(len(rows)),
+        rows,
     )
     axes.xaxis.tick_top()
     if max(map(len, titles)) > 6:  # Too long to stand side by side.

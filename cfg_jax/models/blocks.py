@@ -113,6 +113,20 @@ class Levels(nn.Module):
         z = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         return z, jax.ShapeDtypeStruct((1,), jnp.float32)
 
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The parts of the condition that the network sees in training, by their names."""
+        return ("label",) if self.num_classes else ()
+
+    @nn.nowrap
+    def nulls(self, *, null_logsnr: float) -> dict[str, Any]:
+        """What stands for none, of each of these parts.
+
+        Args:
+          null_logsnr: What an augmented network is told of small images that are hidden.
+        """
+        return {"label": self.num_classes} if self.num_classes else {}
+
     @nn.nowrap
     def shapes(self, shape: tuple[int, ...]) -> Any:
         """The shapes of its variables, for images of (height, width, channels)."""

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from cfg_jax.diffusion.objective import label_log_prob
 from cfg_jax.models.blocks import Levels
 from cfg_jax.models.layers import AttentionPool, GroupNorm
 
@@ -90,6 +91,4 @@ class LogProb:
         self, z: Float[Array, "batch ..."], logsnr: ArrayLike, cond: Int[Array, " batch"]
     ) -> Float[Array, " batch"]:
         """The log-probability of each example's own label."""
-        logits = self.network.apply(self.params, z, logsnr)
-        log_probs = jax.nn.log_softmax(logits)
-        return jnp.take_along_axis(log_probs, cond[:, None], axis=-1)[:, 0]
+        return label_log_prob(self.network.apply(self.params, z, logsnr), cond)

@@ -14,18 +14,37 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from cfg_jax.diffusion.condition import Condition
+from cfg_jax.diffusion.condition import Condition, Noisy
 from cfg_jax.models.blocks import Levels
-from cfg_jax.models.layers import Conv, GroupNorm
+from cfg_jax.models.layers import Conv, GroupNorm, noise_level_features
+
+NAMES = {"label": "labels", "vector": "vectors", "small": "small images"}
+"""What a condition may be made of."""
+
+
+def joined(parts: dict[str, Any]) -> Any:
+    """A U-Net's condition, of its parts: labels by themselves where there is nothing else."""
+    return parts["label"] if set(parts) == {"label"} else parts or None
 
 
 class UNet(Levels):
     """ε_θ(z_λ, λ, c) over images of any height and width that its levels can halve.
 
+    The condition c is the labels where the network takes nothing else, None where it takes nothing,
+    and otherwise a dictionary of the parts it takes:
+
+    - "label": (batch,), in [0, num_classes], the last one the null, if there is one;
+    - "vector": (batch, vector), added to the embedding of λ; all zeros are the null;
+    - "small": images of (batch, height / upscale, width / upscale, channels), enlarged and laid
+      beside z along the channels; as a `condition.Noisy` where the network is `augmented`. All
+      zeros are the null, with λ = `null_logsnr` for an augmented network.
+
     Attributes:
-      null: Whether label `num_classes` is the null. num_classes is 0 for an unconditional network.
+      null: Whether label `num_classes` is the null. num_classes is 0 for a network without labels.
+      vector: The length of the vectors, 0 for a network that takes none.
       upscale: The factor by which the network enlarges small images, the noisy image beside them;
         0 for a network that does not.
+      augmented: Whether the network is told the noise level of the small images.
       learned_variance: Whether the network also says where between its bounds the reverse variance
         lies, see `variance`.
 
@@ -42,7 +61,9 @@ class UNet(Levels):
     """
 
     null: bool = True
+    vector: int = 0
     upscale: int = 0
+    augmented: bool = False
     learned_variance: bool = False
 
     def __call__(
@@ -58,17 +79,15 @@ class UNet(Levels):
         Args:
           z: z_λ of (batch, height, width, channels).
           logsnr: λ, a scalar or (batch,).
-          cond: Labels in [0, num_classes], the last one the null, if there is one; None where
-            num_classes is 0. For a network that enlarges, {"label": those, "small": images} with
-            images of (batch, height / upscale, width / upscale, channels).
+          cond: As above.
           train: Turns dropout on, which then needs a "dropout" rng.
 
         Returns:
           ε̂ of z's shape, float32.
 
         Raises:
-          ValueError: Height or width cannot be halved as often as the levels ask; labels or small
-            images are missing, or given to a network that takes none.
+          ValueError: Height or width cannot be halved as often as the levels ask; or a part of the
+            condition is missing, of another shape, or given to a network that does not take it.
         """
         return self._outputs(z, logsnr, cond, train)[..., : z.shape[-1]]
 
@@ -91,18 +110,31 @@ class UNet(Levels):
         Raises:
           ValueError: The network has learned no variance.
         """
+        return self.eps_and_variance(z, logsnr, cond)[1]
+
+    def eps_and_variance(
+        self,
+        z: Float[Array, "batch height width channels"],
+        logsnr: ArrayLike,
+        cond: Condition = None,
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "batch height width channels"], ...]:
+        """Both ε̂ and v, by one evaluation; arguments and errors are those of each alone."""
         if not self.learned_variance:
             raise ValueError("the U-Net has learned no variance (learned_variance=False)")
-        return 0.5 * (self._outputs(z, logsnr, cond, False)[..., z.shape[-1] :] + 1.0)
+        eps, v = jnp.split(self._outputs(z, logsnr, cond, train), 2, axis=-1)
+        return eps, 0.5 * (v + 1.0)
 
     @nn.compact
     def _outputs(self, z: Array, logsnr: ArrayLike, cond: Condition, train: bool) -> Array:
         """ε̂, and after it what `variance` is made of, along the channels."""
-        label, small = self._parts(z.shape, cond)
+        parts = self._checked(z.shape, cond)
         self.check_size(z.shape, "U-Net")
-        embedding = self._embed(jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1]), label)
+        embedding = self._embed(jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1]), parts)
         x = z
-        if small is not None:
+        if self.upscale:
+            small = parts["small"].z if self.augmented else parts["small"]
             x = jnp.concatenate([z, jax.image.resize(small, z.shape, "bilinear")], axis=-1)
         h, skips = self.descend(x, embedding, train)
         for level in reversed(range(len(self.channel_mult))):
@@ -118,43 +150,82 @@ class UNet(Levels):
     @nn.nowrap
     def inputs(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
         """What the network takes for one image of (height, width, channels), in shapes."""
-        label = jax.ShapeDtypeStruct((1,), jnp.int32) if self.num_classes else None
-        if not self.upscale:
-            return *super().inputs(shape), label
-        height, width, channels = shape
-        small = (1, height // self.upscale, width // self.upscale, channels)
-        cond = {"label": label, "small": jax.ShapeDtypeStruct(small, jnp.float32)}
-        return *super().inputs(shape), cond
+        return *super().inputs(shape), joined(self._wanted((1, *shape)))
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The parts of the condition that the network takes, of `NAMES`."""
+        return tuple(self.parts((1, 1, 1, 1)))
 
     @nn.nowrap
-    def _parts(self, shape: tuple[int, ...], cond: Any) -> tuple[Any, Any]:
-        """The condition's labels and small images, each None where the network takes none."""
-        label, small = cond, None
+    def nulls(self, *, null_logsnr: float) -> dict[str, Any]:
+        """What stands for none, of each part of the condition, see `Levels.nulls`."""
+        small = Noisy(0.0, null_logsnr) if self.augmented else 0.0
+        nulls = {"label": self.num_classes, "vector": 0.0, "small": small}
+        return {part: nulls[part] for part in self.takes}
+
+    @nn.nowrap
+    def parts(self, shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of the parts of the condition, for z of a shape; small images without their λ."""
+        batch, height, width, channels = shape
+        shapes: dict[str, jax.ShapeDtypeStruct] = {}
+        if self.num_classes:
+            shapes["label"] = jax.ShapeDtypeStruct((batch,), jnp.int32)
+        if self.vector:
+            shapes["vector"] = jax.ShapeDtypeStruct((batch, self.vector), jnp.float32)
         if self.upscale:
-            if not isinstance(cond, dict) or set(cond) != {"label", "small"}:
-                raise ValueError('the U-Net enlarges: its condition is {"label": …, "small": …}')
-            label, small = cond["label"], cond["small"]
-            batch, height, width, channels = shape
-            wanted = (batch, height // self.upscale, width // self.upscale, channels)
-            if small.shape != wanted:
-                raise ValueError(f"the small images must have shape {wanted}, got {small.shape}")
-        if (label is None) == (self.num_classes > 0):
-            raise ValueError(
-                f"the U-Net has {self.num_classes} classes, so it needs labels"
-                if label is None
-                else "the U-Net is unconditional (num_classes=0) and takes no labels"
-            )
-        return label, small
+            size = (batch, height // self.upscale, width // self.upscale, channels)
+            shapes["small"] = jax.ShapeDtypeStruct(size, jnp.float32)
+        return shapes
 
     @nn.nowrap
-    def _embed(self, logsnr: Array, label: Array | None) -> Array:
-        """The embedding of noise level and class, activated, float32."""
+    def _wanted(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """The shapes of all parts of the condition as the network sees them, for z of a shape."""
+        wanted: dict[str, Any] = self.parts(shape)
+        if self.augmented:
+            level = jax.ShapeDtypeStruct(shape[:1], jnp.float32)
+            wanted["small"] = Noisy(wanted["small"], level)
+        return wanted
+
+    @nn.nowrap
+    def _checked(self, shape: tuple[int, ...], cond: Any) -> dict[str, Any]:
+        """The parts of a condition, checked."""
+        wanted = self._wanted(shape)
+        given: dict[str, Any] = cond if isinstance(cond, dict) else {"label": cond}
+        for part in NAMES:
+            if (part in wanted) != (given.get(part) is not None):
+                raise ValueError(
+                    f"the U-Net needs {NAMES[part]} in its condition"
+                    if part in wanted
+                    else f"the U-Net takes no {NAMES[part]}"
+                )
+        for part, leaf in wanted.items():
+            shapes = [jax.tree.map(jnp.shape, tree) for tree in (leaf, given[part])]
+            if shapes[0] != shapes[1]:
+                raise ValueError(f"the {NAMES[part]} must have shape {shapes[0]}, got {shapes[1]}")
+        return given
+
+    @nn.nowrap
+    def _embed(self, logsnr: Array, parts: dict[str, Any]) -> Array:
+        """The embedding of noise level, label and vector, activated, float32."""
         h = self.embed_level(logsnr)
-        if label is not None:
+        if self.num_classes:
             init = nn.initializers.normal(1.0)
             labels = self.num_classes + self.null
-            h = h + nn.Embed(labels, h.shape[-1], embedding_init=init, name="label")(label)
+            h = h + nn.Embed(labels, h.shape[-1], embedding_init=init, name="label")(parts["label"])
+        if self.vector:
+            given = jnp.any(parts["vector"] != 0, axis=-1, keepdims=True)
+            h = h + self._embedded("vector", jnp.concatenate([parts["vector"], given], axis=-1))
+        if self.augmented:
+            features = noise_level_features(parts["small"].logsnr, self.channels)
+            h = h + self._embedded("small_level", features)
         return nn.silu(h)
+
+    @nn.nowrap
+    def _embedded(self, name: str, features: Array) -> Array:
+        """Two dense layers of the embedding's width, as those of the noise level."""
+        h = nn.silu(nn.Dense(4 * self.channels, name=f"{name}_0")(features))
+        return nn.Dense(4 * self.channels, name=f"{name}_1")(h)
 
 
 @jax.tree_util.register_dataclass

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cfg_jax.models import UNet
@@ -181,9 +180,8 @@ def _sampler(
     """Compiles `Run.sample`, the parameters whole on every chip."""
     network, mesh = program.network, program.mesh
     assert isinstance(network, UNet)
-    classes = network.num_classes
 
-    def sample(params: Any, key: jax.Array, labels: Any) -> jax.Array:
+    def sample(params: Any, key: jax.Array, told: dict[str, Any]) -> jax.Array:
         run = Run(
             workdir=Path(),
             step=0,
@@ -193,18 +191,19 @@ def _sampler(
             shape=shape,
             class_names=(),
         )
-        return run.sample(key, labels, batch=None if classes else count, mesh=mesh)
+        labels, others = told.get("label"), {k: v for k, v in told.items() if k != "label"}
+        return run.sample(key, labels, **others, batch=None if told else count, mesh=mesh)
 
-    def laid(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    def laid(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
 
     whole = meshes.replicated(mesh)
-    params = jax.tree.map(lambda leaf: laid(leaf, whole), program.state.params)
-    key = laid(jax.eval_shape(lambda: jax.random.key(0)), whole)
-    labels = jax.ShapeDtypeStruct((count,), jnp.int32, sharding=whole)
+    params = jax.tree.map(laid, program.state.params)
+    key = laid(jax.eval_shape(lambda: jax.random.key(0)))
+    told = jax.tree.map(laid, network.parts((count, *shape)))
     return analyse(
         jax.jit(sample),
-        (params, key, labels if classes else None),
+        (params, key, told),
         topology,
         name=f"the sampler of {count:,} images",
         report=report,

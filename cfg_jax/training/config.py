@@ -11,10 +11,12 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from cfg_jax.diffusion import checks, objective, schedules
+from cfg_jax.diffusion.condition import KEPT
 from cfg_jax.diffusion.schedules import DiscreteSchedule, Schedule
 from cfg_jax.models import Encoder, UNet
 from cfg_jax.models.blocks import REMAT, RESAMPLE
 from cfg_jax.models.layers import LevelFeatures, TimestepFeatures, noise_level_features
+from cfg_jax.models.unet import LearnedVariance, joined
 from cfg_jax.sampling import grids, solvers
 from cfg_jax.sampling.grids import Grid
 from cfg_jax.sampling.solvers import Solver
@@ -27,10 +29,7 @@ DISCRETE = {"linear_beta": schedules.LinearBeta, "cosine_beta": schedules.Cosine
 TOLD = ("logsnr", "timestep", "rescaled_timestep")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 DECAYS = ("constant", "cosine")
-OBJECTIVES: dict[str, Loss] = {
-    "diffusion": objective.squared_error,
-    "classifier": objective.cross_entropy,
-}
+OBJECTIVES = ("diffusion", "classifier")
 SOLVERS = ("default", *solvers.SOLVERS)
 
 MAY_CHANGE = {
@@ -66,10 +65,10 @@ def default() -> ConfigDict:
     config.objective = "diffusion"  # diffusion | classifier: of ε, or p(c|z_λ) to guide with
 
     config.data = ConfigDict()
-    config.data.name = "digits"  # digits | folder | tfds:NAME
-    config.data.path = ""  # folder: a directory or zip of class folders
-    config.data.test_path = ""  # folder: held-out images; "" holds out a part of `path`
-    config.data.held_out = 0.1  # folder: the part held out where there is no test_path
+    config.data.name = "digits"  # digits | folder | npz | tfds:NAME
+    config.data.path = ""  # folder: a directory or zip of class folders; npz: a file, see README
+    config.data.test_path = ""  # folder, npz: held-out images; "" holds out a part of `path`
+    config.data.held_out = 0.1  # folder, npz: the part held out where there is no test_path
     config.data.image_size = (
         0  # folder: resize and crop to this square; 0 keeps the images' own size
     )
@@ -86,7 +85,11 @@ def default() -> ConfigDict:
     config.schedule.timesteps = 1000  # of the betas: the number of noise levels
     config.schedule.spacing = "even"  # even | leading: of the betas, which of them sampling visits
 
-    config.p_uncond = 0.1  # how often training hides the label
+    config.p_uncond = 0.1  # how often training hides label and vector
+
+    config.small = ConfigDict()  # of the small images of model.upscale, made of the data's own
+    config.small.p_uncond = 0.0  # how often training hides them too
+    config.small.logsnr_min = placeholder(float)  # they are noised, down to this λ; None: never
 
     config.model = ConfigDict()
     config.model.conditional = True
@@ -99,11 +102,16 @@ def default() -> ConfigDict:
     config.model.resample = "residual"  # residual | conv: how levels change size
     config.model.told = "logsnr"  # logsnr | timestep | rescaled_timestep: what tells the noise
     config.model.null = True  # whether there is a label for none
+    config.model.vector = 0  # length of the vectors that the data has beside images; 0 for none
     config.model.upscale = 0  # the factor by which small images are enlarged; 0 for no such network
     config.model.learned_variance = False  # whether it also tells the reverse variance
     config.model.dropout = 0.0
     config.model.dtype = "float32"  # float32 | bfloat16: of the activations
     config.model.remat = "none"  # none | products | blocks: what the backward pass recomputes
+
+    config.vlb = ConfigDict()  # the bound that a learned variance learns from
+    config.vlb.weight = 0.001
+    config.vlb.steps = 1000  # of the sampler that it bounds
 
     config.optim = ConfigDict()
     config.optim.learning_rate = 1e-4
@@ -147,10 +155,12 @@ def default() -> ConfigDict:
     config.sample.order = 2  # of dpmpp and unipc
     config.sample.clip = "static"  # static | dynamic | none: how x̂ is kept within [-1, 1]
     config.sample.percentile = 0.995  # of dynamic: of |x̂|, beyond which an example is shrunk
+    config.sample.small_logsnr = placeholder(float)  # small images are noised to it; None: not
 
     # A knob that is None has the method's own default; see `training.guided`.
     config.guidance = ConfigDict()
     config.guidance.name = "classifier_free"  # see `training.guided.METHODS`
+    config.guidance.hides = ("label", "vector")  # what it hides of: label, vector, small
     config.guidance.low = placeholder(float)  # no guidance below this λ …
     config.guidance.high = placeholder(float)  # … or from this one on
     config.guidance.cond = placeholder(int)  # of negative: the label to move away from
@@ -188,6 +198,7 @@ def check(config: ConfigDict) -> None:
     for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "keep", "log_every"):
         _at_least(f"train.{name}", config.train[name], 1)
     _at_least("sample.steps", config.sample.steps, 1)
+    _at_least("vlb.steps", config.vlb.steps, 1)
     for name in ("channels", "blocks", "head_channels"):
         _at_least(f"model.{name}", config.model[name], 1)
     for name, value in {
@@ -202,10 +213,13 @@ def check(config: ConfigDict) -> None:
         "mesh.min_size": config.mesh.min_size,
         "model.heads": config.model.heads,
         "model.upscale": config.model.upscale,
+        "model.vector": config.model.vector,
+        "vlb.weight": config.vlb.weight,
     }.items():
         _at_least(name, value, 0)
     for name, value in {
         "p_uncond": config.p_uncond,
+        "small.p_uncond": config.small.p_uncond,
         "model.dropout": config.model.dropout,
         "sample.v": config.sample.v,
         "sample.eta": config.sample.eta,
@@ -222,6 +236,7 @@ def check(config: ConfigDict) -> None:
         raise ValueError("config.sample.learned_v needs a network with model.learned_variance")
     if config.objective == "classifier":
         _check_classifier(config)
+    _check_small(config)
     level_features(config)
     guided.check(config)
     averages(config)
@@ -243,6 +258,7 @@ def _check_classifier(config: ConfigDict) -> None:
         "train.sample_every": 0,
         "model.conditional": True,
         "model.learned_variance": False,
+        "model.vector": 0,
         "model.upscale": 0,
     }
     held = flatten(config)
@@ -252,6 +268,39 @@ def _check_classifier(config: ConfigDict) -> None:
                 f"config.{name} must be {value} where config.objective is classifier; "
                 f"got {held[name]}"
             )
+
+
+def _check_small(config: ConfigDict) -> None:
+    """What is said of small images must be meant for a network that takes them."""
+    small, levels = config.small, schedule(config)
+    if "small" in config.guidance.hides and not small.p_uncond:
+        raise ValueError("guidance.hides=small needs a network trained with small.p_uncond")
+    if not config.model.upscale:
+        for name, given in {
+            "small.p_uncond": small.p_uncond != 0.0,
+            "small.logsnr_min": small.logsnr_min is not None,
+            "sample.small_logsnr": config.sample.small_logsnr is not None,
+        }.items():
+            if given:
+                raise ValueError(f"config.{name} needs a network with model.upscale")
+    if small.logsnr_min is not None:
+        lowest, highest = levels.logsnr_min, levels.logsnr_max
+        checks.within("config.small.logsnr_min", small.logsnr_min, lowest, highest)
+        if config.sample.small_logsnr is not None:
+            chosen = config.sample.small_logsnr
+            checks.within("config.sample.small_logsnr", chosen, small.logsnr_min, highest)
+    elif config.sample.small_logsnr is not None:
+        raise ValueError("config.sample.small_logsnr needs a network trained with small.logsnr_min")
+
+
+def check_data(config: ConfigDict, vector: int) -> None:
+    """Raises ValueError where the network takes vectors of another length than the data have."""
+    if config.model.vector not in (0, vector):
+        have = f"vectors of length {vector}" if vector else "no vectors"
+        raise ValueError(
+            f"config.model.vector is {config.model.vector}, and the data {config.data.name} "
+            f"have {have}"
+        )
 
 
 def _check_rules(rules: Any) -> None:
@@ -296,8 +345,13 @@ def level_features(config: ConfigDict) -> LevelFeatures:
     return TimestepFeatures(schedule=levels, rescaled=told == "rescaled_timestep")
 
 
-def solver(config: ConfigDict) -> Solver | None:
+def solver(config: ConfigDict, network: UNet | None = None, params: Any = None) -> Solver | None:
     """The solver that a config names, with those of the knobs that it has; None for the default.
+
+    Args:
+      config: The recipe.
+      network: The network, which tells ancestral its variance if `config.sample.learned_v`.
+      params: Its variables.
 
     Raises:
       ValueError: There is no such solver, or a knob is out of range.
@@ -306,7 +360,10 @@ def solver(config: ConfigDict) -> Solver | None:
     _one_of("sample.solver", name, SOLVERS)
     if name == "default":
         return None
-    return solvers.SOLVERS[name](**{knob: config.sample[knob] for knob in knobs(config)})
+    made = solvers.SOLVERS[name](**{knob: config.sample[knob] for knob in knobs(config)})
+    if network is not None and config.sample.learned_v and isinstance(made, solvers.Ancestral):
+        return dataclasses.replace(made, v=LearnedVariance(network=network, params=params))
+    return made
 
 
 def knobs(config: ConfigDict) -> set[str]:
@@ -340,15 +397,48 @@ def trained(config: ConfigDict, num_classes: int) -> UNet | Encoder:
     return encoder(config, num_classes)
 
 
+def loss(config: ConfigDict) -> Loss:
+    """What a config's network descends on."""
+    if config.objective == "classifier":
+        return objective.cross_entropy
+    if not config.model.learned_variance:
+        return objective.squared_error
+    bound = functools.partial(
+        objective.hybrid,
+        schedule=schedule(config),
+        steps=config.vlb.steps,
+        weight=config.vlb.weight,
+    )
+    return lambda network, x, draw: bound(
+        functools.partial(network, method="eps_and_variance"), x, draw
+    )
+
+
 def network(config: ConfigDict, num_classes: int) -> UNet:
     """The U-Net that a config describes, for data of so many classes."""
     return UNet(
         **_levels(config),
         num_classes=num_classes if config.model.conditional else 0,
         null=config.model.null,
+        vector=config.model.vector,
         upscale=config.model.upscale,
+        augmented=config.small.logsnr_min is not None,
         learned_variance=config.model.learned_variance,
     )
+
+
+def null(config: ConfigDict, network: UNet) -> Any:
+    """What a config's guidance puts into the place of the condition.
+
+    Returns:
+      A null that hides the parts which `config.guidance.hides` names and keeps the others; None
+      where the network takes none of those.
+    """
+    nulls = network.nulls(null_logsnr=schedule(config).logsnr_min)
+    if not set(nulls) & set(config.guidance.hides):
+        return None
+    hides = config.guidance.hides
+    return joined({part: value if part in hides else KEPT for part, value in nulls.items()})
 
 
 def encoder(config: ConfigDict, num_classes: int) -> Encoder:

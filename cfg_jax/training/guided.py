@@ -1,7 +1,8 @@
 """The guidance that a recipe names: its method, that method's knobs, and where it is on.
 
 A knob has the name it has in Python, and None where the method's own default shall hold; a label is
-the same for all examples. A noisy classifier may guide as well, beside any of them. What needs
+the same for all examples. Of a condition of several parts, guidance hides those that the recipe
+names, and keeps the others. A noisy classifier may guide as well, beside any of them. What needs
 another function of its own (an energy, a w that depends on λ) is made in Python.
 """
 
@@ -17,6 +18,7 @@ from cfg_jax.diffusion import checks, prediction
 from cfg_jax.diffusion.denoiser import Denoiser, clipped, dynamically_thresholded
 from cfg_jax.diffusion.logsnr import floating
 from cfg_jax.guidance.base import strength
+from cfg_jax.models.unet import NAMES
 
 SPACES = {**prediction.KINDS, guidance.VELOCITY.name: guidance.VELOCITY}
 
@@ -36,11 +38,20 @@ class Method:
     needed: tuple[str, ...] = ()
 
 
-def _negative(denoiser: Denoiser, *, w: ArrayLike, null: int, cond: int) -> Any:
-    return guidance.classifier_free(denoiser, w=w, null=cond)
+def _relabelled(null: Any, label: int) -> Any:
+    """The null with a label in the place of that for none."""
+    if not isinstance(null, dict):
+        return label
+    if "label" not in null:
+        raise ValueError("negative and composed guidance need a network that takes labels")
+    return {**null, "label": label}
 
 
-def _composed(denoiser: Denoiser, *, w: Any, null: int, conds: Any, ws: Any = None) -> Any:
+def _negative(denoiser: Denoiser, *, w: ArrayLike, null: Any, cond: int) -> Any:
+    return guidance.classifier_free(denoiser, w=w, null=_relabelled(null, cond))
+
+
+def _composed(denoiser: Denoiser, *, w: Any, null: Any, conds: Any, ws: Any = None) -> Any:
     ws = (1.0,) * len(conds) if ws is None else ws
     if not conds or len(ws) != len(conds):
         raise ValueError(
@@ -48,7 +59,8 @@ def _composed(denoiser: Denoiser, *, w: Any, null: int, conds: Any, ws: Any = No
             f"got {len(conds)} and {len(ws)}"
         )
     weights = tuple(strength("guidance.ws", share * floating(w)) for share in ws)
-    return guidance.Composed(denoiser=denoiser, conds=tuple(conds), ws=weights, null=null)
+    others = tuple(_relabelled(null, label) for label in conds)
+    return guidance.Composed(denoiser=denoiser, conds=others, ws=weights, null=null)
 
 
 def _autoguidance(denoiser: Denoiser, *, w: ArrayLike, null: Any, weak: Denoiser) -> Any:
@@ -96,6 +108,9 @@ def check(config: ConfigDict, null: int | None = None) -> None:
     ):
         if value not in allowed:
             raise ValueError(f"config.{name} must be one of {', '.join(allowed)}; got {value!r}")
+    for part in chosen.hides:
+        if part not in NAMES:
+            raise ValueError(f"config.guidance.hides must name {', '.join(NAMES)}; got {part!r}")
     checks.within("config.sample.percentile", config.sample.percentile, 0.0, 1.0)
     method = METHODS[chosen.name]
     given = {knob for knob in KNOBS if chosen[knob] is not None}
@@ -127,6 +142,8 @@ def describe(config: ConfigDict) -> str:
     chosen = config.guidance
     set_ = {knob: chosen[knob] for knob in KNOBS if chosen[knob] is not None}
     set_ |= _bounds(config)
+    if "small" in chosen.hides:
+        set_["hides"] = "+".join(chosen.hides)
     return ", ".join([chosen.name, *(f"{name}={value}" for name, value in set_.items())])
 
 
@@ -135,7 +152,7 @@ def guided(
     denoiser: Denoiser,
     *,
     w: ArrayLike,
-    null: int | None,
+    null: Any,
     weak: Denoiser | None = None,
     log_prob: Callable | None = None,
     scale: ArrayLike = 1.0,
@@ -146,8 +163,9 @@ def guided(
       config: The recipe; its own w is not used.
       denoiser: The network.
       w: The strength, a scalar or (batch,).
-      null: The label that stands for none; None for an unconditional network, which no guidance but
-        autoguidance can guide, and classifier-free guidance leaves as it is.
+      null: What stands for none: a label, or the parts of a null by their names. None for a network
+        that nothing is hidden from, which no guidance but autoguidance can guide, and
+        classifier-free guidance leaves as it is.
       weak: The weaker network of autoguidance.
       log_prob: A noisy classifier that guides whatever the config makes, as `guidance.classifier`.
       scale: Its strength, a scalar or (batch,).
@@ -158,7 +176,8 @@ def guided(
     Raises:
       ValueError: The config's guidance has a mistake, or cannot be had here.
     """
-    check(config, null)
+    label = null.get("label") if isinstance(null, dict) else null
+    check(config, label if isinstance(label, int) else None)
     chosen = config.guidance
     if chosen.name == "autoguidance" and weak is None:
         raise ValueError("autoguidance is for a trained network, with a weaker one beside it")

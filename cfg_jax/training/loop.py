@@ -57,6 +57,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     recipe.check(config)
     mesh = meshes.device_mesh(config.mesh.fsdp)
     data = open_dataset(config.data, split="train")
+    recipe.check_data(config, data.vector)
     program = build(config, data.shape, data.num_classes, mesh)
     description = Description(config, data.shape, data.class_names)
     processes.agree("recipes or data", _identity(description, data))
@@ -76,7 +77,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         journal = stack.enter_context(Journal(config, workdir, ledger, step=start))
         grids = None
         if isinstance(program.network, UNet):
-            grids = GridWriter(config, workdir, program.network, data.shape, mesh)
+            grids = GridWriter(config, workdir, program.network, data, mesh)
         stopped = stack.enter_context(signals())
         stack.enter_context(processes.together(lambda: f"they go on from {_good(checkpoints)}"))
         ledger.book("start")

@@ -18,8 +18,9 @@ from cfg_jax.models import Encoder, UNet
 from cfg_jax.training import config as recipe
 from cfg_jax.training import mesh as meshes
 from cfg_jax.training import state as states
+from cfg_jax.training import step as steps
 from cfg_jax.training.state import State
-from cfg_jax.training.step import Step, make_step
+from cfg_jax.training.step import Prepare, Step, make_step
 
 
 class Program(NamedTuple):
@@ -29,6 +30,7 @@ class Program(NamedTuple):
       network: What is trained: the U-Net or the encoder.
       optimizer: Its optimiser.
       mesh: The devices.
+      prepare: (batch, steps made before) -> what the network is asked.
       start: Makes the state before the first step, jitted.
       step: (state, batch) -> (state, metrics), jitted, its state donated.
       state: Shapes of a state, and how its arrays lie on the mesh.
@@ -38,6 +40,7 @@ class Program(NamedTuple):
     network: UNet | Encoder
     optimizer: optax.GradientTransformation
     mesh: Mesh
+    prepare: Prepare
     start: Callable[[], State]
     step: Step
     state: State
@@ -57,15 +60,9 @@ def build(config: ConfigDict, shape: tuple[int, ...], num_classes: int, mesh: Me
       The program.
 
     Raises:
-      ValueError: The devices do not divide the batch, the network cannot take the images, or is of
-        a kind that is imported and not trained.
+      ValueError: The devices do not divide the batch, or the network cannot take the images.
     """
     train = config.train
-    for name in ("learned_variance", "upscale"):
-        if config.model[name]:
-            raise ValueError(
-                f"config.model.{name} is for networks that `import` brings: nothing trains them"
-            )
     meshes.check_batch_size(train.batch_size, mesh, train.accumulate)
     network, optimizer = recipe.trained(config, num_classes), recipe.optimizer(config)
     averages = recipe.averages(config)
@@ -76,15 +73,23 @@ def build(config: ConfigDict, shape: tuple[int, ...], num_classes: int, mesh: Me
     shapes = jax.eval_shape(start)
     layout = meshes.shardings(shapes, mesh, config.mesh.rules, config.mesh.min_size)
     whole, split = meshes.replicated(mesh), meshes.split(mesh)
+    prepare = functools.partial(
+        steps.prepare,
+        network=network,
+        schedule=recipe.schedule(config),
+        p_uncond=config.p_uncond,
+        seed=train.seed,
+        small_p_uncond=config.small.p_uncond,
+        small_logsnr_min=config.small.logsnr_min,
+    )
     # The network gets its parameters whole: left to itself, the compiler may split activations.
     step = make_step(
         network,
         optimizer,
-        loss=recipe.OBJECTIVES[config.objective],
+        prepare=prepare,
+        loss=recipe.loss(config),
         schedule=recipe.schedule(config),
-        p_uncond=config.p_uncond,
         averages=averages,
-        seed=train.seed,
         accumulate=train.accumulate,
         gather=functools.partial(jax.lax.with_sharding_constraint, shardings=whole),
         scatter=functools.partial(jax.lax.with_sharding_constraint, shardings=layout.params),
@@ -94,10 +99,14 @@ def build(config: ConfigDict, shape: tuple[int, ...], num_classes: int, mesh: Me
         "label": jax.ShapeDtypeStruct((train.batch_size,), jnp.int32, sharding=split),
         "replaced": jax.ShapeDtypeStruct((train.batch_size,), jnp.int32, sharding=split),
     }
+    if config.model.vector:
+        size = (train.batch_size, config.model.vector)
+        batch["vector"] = jax.ShapeDtypeStruct(size, jnp.float32, sharding=split)
     return Program(
         network,
         optimizer,
         mesh,
+        prepare,
         jax.jit(start, out_shardings=layout),
         jax.jit(step, donate_argnums=0, out_shardings=(layout, whole)),
         _laid_out(shapes, layout),

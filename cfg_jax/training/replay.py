@@ -20,7 +20,7 @@ from cfg_jax.training import mesh as meshes
 from cfg_jax.training.checkpoints import Checkpoints
 from cfg_jax.training.loop import stream
 from cfg_jax.training.program import build
-from cfg_jax.training.step import losses, prepare
+from cfg_jax.training.step import losses
 from cfg_jax.training.workdir import Description, claim, describe
 
 
@@ -62,6 +62,7 @@ def replay(config: ConfigDict, workdir: Path, step: int) -> Replay:
     recipe.check(config)
     describe(workdir)
     data = open_dataset(config.data, split="train")
+    recipe.check_data(config, data.vector)
     claim(workdir, Description(config, data.shape, data.class_names))
     mesh = meshes.device_mesh(config.mesh.fsdp)
     program = build(config, data.shape, data.num_classes, mesh)
@@ -78,22 +79,15 @@ def replay(config: ConfigDict, workdir: Path, step: int) -> Replay:
 
     @jax.jit
     def look(state, batch):
-        drawn = prepare(
-            batch,
-            state.step,
-            network=program.network,
-            schedule=recipe.schedule(config),
-            p_uncond=config.p_uncond,
-            seed=config.train.seed,
-        )
-        loss = recipe.OBJECTIVES[config.objective]
+        drawn = program.prepare(batch, state.step)
+        loss = recipe.loss(config)
         return (
             losses(program.network, state.params, drawn, loss),
             drawn.draw.logsnr,
-            drawn.draw.cond,
+            _label(drawn.draw.cond),
         )
 
-    each, logsnr, cond = jax.device_get(look(state, batch))
+    each, logsnr, shown = jax.device_get(look(state, batch))
     images, labels = jax.device_get((batch["image"], batch["label"]))
     _, metrics = program.step(state, batch)
     order = np.argsort(np.where(np.isfinite(each), -each, -np.inf), kind="stable")
@@ -101,7 +95,7 @@ def replay(config: ConfigDict, workdir: Path, step: int) -> Replay:
         {
             "example": (step - 1) * config.train.batch_size + int(i),
             "label": int(labels[i]),
-            "hidden": cond is not None and int(cond[i]) != int(labels[i]),
+            "hidden": shown is not None and int(shown[i]) != int(labels[i]),
             "logsnr": float(logsnr[i]),
             "loss": float(each[i]),
         }
@@ -131,6 +125,11 @@ def table(found: Replay, most: int = 10) -> str:
         for row in found.examples[:most]
     ]
     return "\n".join([*lines, f"all of them, in this order: {found.picture}"])
+
+
+def _label(cond: Any) -> Any:
+    """The labels that the network was shown; None where it takes none."""
+    return cond.get("label") if isinstance(cond, dict) else cond
 
 
 def _write(found: Replay, images: np.ndarray) -> Replay:

@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from cfg_jax.data.images import to_float
+from cfg_jax.data.images import shrink, to_float
 from cfg_jax.diffusion import objective
+from cfg_jax.diffusion.condition import Noisy, augmented
 from cfg_jax.diffusion.objective import Draw
 from cfg_jax.diffusion.schedules import Schedule
 from cfg_jax.models import Encoder, UNet
+from cfg_jax.models.unet import joined
 from cfg_jax.training.averages import Average, move
 from cfg_jax.training.state import State
 
@@ -50,7 +52,7 @@ class Drawn(NamedTuple):
 
     Attributes:
       x: Images in [-1, 1], (batch, height, width, channels).
-      draw: λ, ε and the labels with nulls among them.
+      draw: λ, ε and the conditions with nulls among them.
       dropout: The key of the network's dropout.
     """
 
@@ -62,7 +64,10 @@ class Drawn(NamedTuple):
 Step = Callable[[State, dict[str, Array]], tuple[State, Metrics]]
 
 Loss = Callable[[Callable, Array, Draw], Array]
-"""(network, x, draw) -> (batch,), as `objective.squared_error` and `objective.cross_entropy`."""
+"""(network, x, draw) -> (batch,), such as `objective.squared_error`."""
+
+Prepare = Callable[[dict[str, Array], Int[Array, ""]], Drawn]
+"""(batch, number of steps made before) -> what the network is asked."""
 
 
 def prepare(
@@ -73,28 +78,61 @@ def prepare(
     schedule: Schedule,
     p_uncond: float,
     seed: int,
+    small_p_uncond: float = 0.0,
+    small_logsnr_min: float | None = None,
 ) -> Drawn:
     """Draws all that is random in one step.
 
     Args:
-      batch: {"image": uint8 (batch, height, width, channels), "label": int32 (batch,)}.
+      batch: {"image": uint8 (batch, height, width, channels), "label": int32 (batch,)}, and
+        "vector": float32 (batch, length) for a network that takes vectors.
       step: The number of steps made before.
-      network: Its number of classes is the null label.
+      network: Tells what it takes, and what stands for none.
       schedule: p(λ).
-      p_uncond: The probability that a label is hidden.
+      p_uncond: The probability that label and vector are hidden, together.
       seed: Of everything random.
+      small_p_uncond: The probability that the small image is hidden, independently of that.
+      small_logsnr_min: For an augmented network: its small images are noised to λ ~ p(λ), cut off
+        below this.
     """
     draw_key, dropout = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
     x = to_float(batch["image"])
+    parts: dict[str, Any] = {part: batch[part] for part in network.takes if part != "small"}
+    if isinstance(network, UNet) and network.upscale:
+        small = shrink(x, network.upscale)
+        parts["small"] = _noised(draw_key, small, schedule, small_logsnr_min)
     draw = objective.draw(
         draw_key,
         x,
-        batch["label"] if network.num_classes else None,
+        _apart(parts),
         schedule=schedule,
-        null=network.num_classes,
-        p_uncond=p_uncond,
+        null=_apart(network.nulls(null_logsnr=schedule.logsnr_min)),
+        p_uncond={"told": p_uncond, "small": small_p_uncond},
     )
-    return Drawn(x, draw, dropout)
+    shown = joined({**draw.cond["told"], **draw.cond["small"]})
+    return Drawn(x, draw._replace(cond=shown), dropout)
+
+
+def _apart(parts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The parts of a condition by how they are hidden: what is told together, the image alone."""
+    told = {part: value for part, value in parts.items() if part != "small"}
+    return {"told": told, "small": {"small": parts["small"]} if "small" in parts else {}}
+
+
+def _noised(
+    key: jax.Array, small: Array, schedule: Schedule, logsnr_min: float | None
+) -> Array | Noisy:
+    """The small images, each noised to a λ of its own where the network is augmented."""
+    if logsnr_min is None:
+        return small
+    index = jnp.arange(len(small))
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, _LEVELS), i))(index)
+    u = jax.vmap(jax.random.uniform)(keys) * schedule.u(logsnr_min)
+    return augmented(key, small, logsnr=schedule.logsnr(u), index=index)
+
+
+_LEVELS = 2**32 - 2
+"""Sets the keys of the small images' noise levels apart from those of examples."""
 
 
 def losses(
@@ -110,11 +148,10 @@ def make_step(
     network: UNet | Encoder,
     optimizer: optax.GradientTransformation,
     *,
+    prepare: Prepare,
     loss: Loss,
     schedule: Schedule,
-    p_uncond: float,
     averages: Sequence[Average],
-    seed: int,
     accumulate: int = 1,
     gather: Callable[[Any], Any] = lambda params: params,
     scatter: Callable[[Any], Any] = lambda gradient: gradient,
@@ -124,20 +161,18 @@ def make_step(
     A step whose loss or gradient is not finite changes nothing but the counts.
 
     Args:
-      network: The U-Net, its number of classes being the null label; or the encoder.
+      network: The U-Net or the encoder.
       optimizer: Takes gradients to updates.
+      prepare: Draws all that is random in a step, see the function of this name.
       loss: What the network descends on.
       schedule: p(λ).
-      p_uncond: The probability that a label is hidden.
       averages: The parameters' moving averages.
-      seed: Of everything random.
       accumulate: In how many parts the gradient of a batch is computed, one after another.
       gather: Lays the parameters out for the network, where the state has them split.
       scatter: Lays the gradient out as the state has the parameters.
 
     Returns:
-      A step over batches {"image": uint8 (batch, height, width, channels), "label": int32
-      (batch,), "replaced": int32 (batch,)}.
+      A step over batches as `prepare` takes them, and "replaced": int32 (batch,) in them.
     """
 
     def gradient_of(params: Any, drawn: Drawn) -> tuple[Array, Any]:
@@ -152,9 +187,7 @@ def make_step(
         return scatter(jax.tree.map(jnp.zeros_like, params))
 
     def step(state: State, batch: dict[str, Array]) -> tuple[State, Metrics]:
-        drawn = prepare(
-            batch, state.step, network=network, schedule=schedule, p_uncond=p_uncond, seed=seed
-        )
+        drawn = prepare(batch, state.step)
         params = gather(state.params)
         if accumulate == 1:
             each, gradient = gradient_of(params, drawn)

@@ -129,7 +129,7 @@ def test_an_upsampler_enlarges_the_images_of_a_file(imported, command, refused, 
     assert "must be uint8 images of (4, 4, 3)" in refused(*ask, "--small", small)
     np.savez(small, images, np.zeros(2))
     assert "a label for each image" in refused(*ask, "--small", small)
-    with pytest.raises(ValueError, match="needs the images to enlarge"):
+    with pytest.raises(ValueError, match="needs small images"):
         run.sample(KEY, [1])
 
 

@@ -158,3 +158,106 @@ def test_a_null_that_does_not_fit_is_refused():
             schedule=SCHEDULE,
             null=1,
         )
+
+
+def test_parts_of_a_condition_are_hidden_each_with_its_own_probability():
+    cond = {"told": {"label": jnp.arange(COUNT), "vector": jnp.ones((COUNT, 2))}, "small": Z}
+    null = {"told": {"label": -1, "vector": 0.0}, "small": jnp.full(3, 9.0)}
+    cond = objective.draw(
+        jax.random.key(2),
+        jnp.zeros((COUNT, 1)),
+        cond,
+        schedule=SCHEDULE,
+        null=null,
+        p_uncond={"told": 0.3, "small": 0.1},
+    ).cond
+    label = np.asarray(cond["told"]["label"]) == -1
+    small = np.all(np.asarray(cond["small"]) == 9.0, axis=1)
+    np.testing.assert_array_equal(label, np.all(np.asarray(cond["told"]["vector"]) == 0.0, axis=1))
+    np.testing.assert_array_equal(np.asarray(cond["small"])[~small], Z[~small])
+    for hidden, p in ((label, 0.3), (small, 0.1), (label & small, 0.03)):
+        assert stats.binomtest(int(hidden.sum()), COUNT, p).pvalue > 1e-3
+
+
+Z = np.random.default_rng(0).normal(size=(COUNT, 3)).astype(np.float32)
+
+
+def at_level(x, logsnr, key=7):
+    """Draws that all have one λ."""
+    drawn = objective.draw(jax.random.key(key), x, None, schedule=SCHEDULE)
+    return drawn._replace(logsnr=jnp.full(len(x), logsnr))
+
+
+@pytest.mark.parametrize("logsnr", [-4.0, 0.5, 5.0])
+def test_the_bound_is_least_at_the_true_reverse_variance(logsnr):
+    """For x ~ N(0, s²) the reverse process is Gaussian, of variance σ̃² + c² Var(x|z)."""
+    s, steps = 0.6, 8
+    x = s * jax.random.normal(jax.random.key(3), (100_000, 1))
+    u = float(SCHEDULE.u(logsnr))
+    cleaner = float(SCHEDULE.logsnr(u - min(1 / steps, u / 2)))
+    alpha2, next2 = (1 / (1 + np.exp(-lam)) for lam in (logsnr, cleaner))
+    fresh = -np.expm1(logsnr - cleaner)
+    least, most = fresh * (1 - next2), fresh * (1 - alpha2)
+    variance = least + fresh**2 * next2 / (1 / s**2 + np.exp(logsnr))
+    best = np.log(variance / least) / np.log(most / least)
+
+    def network(v):
+        def both(z, lam, cond):
+            eps = z * jnp.sqrt(1 - alpha2) / (alpha2 * s**2 + 1 - alpha2)
+            return eps, jnp.full_like(z, v)
+
+        return both
+
+    def loss(v):
+        return objective.hybrid(
+            network(v), x, at_level(x, logsnr), schedule=SCHEDULE, steps=steps, weight=1.0
+        ).mean()
+
+    slope = jax.grad(loss)
+    curvature = float(slope(best + 0.1) - slope(best - 0.1)) / 0.2
+    assert curvature > 0
+    assert abs(float(slope(best))) < 0.02 * curvature
+
+
+def test_the_bound_is_the_discrete_one_and_teaches_the_variance_alone():
+    """weight · steps · KL in bits/dim, as `discrete_vlb` has it, with the same noise."""
+    x, steps, logsnr = jnp.asarray(Z[:5]), 16, SCHEDULE.logsnr(0.5)
+    drawn = at_level(x, logsnr)
+
+    def loss(scale, v, weight):
+        def both(z, lam, cond):
+            return scale * z, jnp.full_like(z, v)
+
+        return objective.hybrid(both, x, drawn, schedule=SCHEDULE, steps=steps, weight=weight)
+
+    simple = objective.squared_error(lambda z, *_: 0.3 * z, x, drawn)
+    np.testing.assert_allclose(loss(0.3, 0.4, 0.0), simple, rtol=1e-6)
+
+    lam, cleaner = (np.float64(SCHEDULE.logsnr(u)) for u in (0.5, 0.5 - 1 / steps))
+    alpha, sigma, up = np.sqrt(
+        [1 / (1 + np.exp(-lam)), 1 / (1 + np.exp(lam)), 1 / (1 + np.exp(-cleaner))]
+    )
+    x64, eps = np.asarray(x, np.float64), np.asarray(drawn.eps, np.float64)
+    z = alpha * x64 + sigma * eps
+    fresh = -np.expm1(lam - cleaner)
+    least, most = fresh * (1 - up**2), fresh * sigma**2
+    ours = least**0.6 * most**0.4
+    shift = fresh * up * (x64 - (z - sigma * 0.3 * z) / alpha)
+    kl = 0.5 * (least / ours - 1 + np.log(ours / least) + shift**2 / ours)
+    want = simple + 0.01 * steps * kl.mean(1) / np.log(2)
+    np.testing.assert_allclose(loss(0.3, 0.4, 0.01), want, rtol=1e-4)
+
+    by_eps = jax.grad(lambda scale: loss(scale, 0.4, 0.01).mean())
+    plain = jax.grad(lambda scale: loss(scale, 0.4, 0.0).mean())
+    assert float(by_eps(0.3)) == pytest.approx(float(plain(0.3)), rel=1e-6)
+
+
+def test_the_bound_is_finite_at_the_cleanest_levels():
+    x = jnp.zeros((3, 2))
+
+    def both(z, lam, cond):
+        return z, jnp.full_like(z, 0.5)
+
+    for u in (0.0, 1e-6, 1e-4):
+        drawn = at_level(x, SCHEDULE.logsnr(max(u, 1e-7)))
+        assert np.all(np.isfinite(objective.hybrid(both, x, drawn, schedule=SCHEDULE)))

@@ -114,7 +114,7 @@ def test_a_strength_of_two_axes_is_refused():
     ("null", "message"),
     [
         ({"label": 1}, "structure of the condition"),
-        (jnp.zeros(2, jnp.int32), r"must have shape \(\)"),
+        (jnp.zeros(2, jnp.int32), r"must be a number or have shape \(\)"),
     ],
 )
 def test_a_null_that_does_not_fit_is_refused(null, message):

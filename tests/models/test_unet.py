@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from networks import bilinear, random_variables
 
+from cfg_jax.diffusion.condition import Noisy, broadcast
 from cfg_jax.models import UNet
 from cfg_jax.models.blocks import REMAT, ResidualBlock
 from cfg_jax.models.unet import LearnedVariance
@@ -192,7 +193,7 @@ def test_what_no_network_learned_cannot_be_asked_for():
 
 def test_an_upsampler_sees_the_small_image_enlarged_beside_the_noisy_one():
     network = SMALLEST.clone(upscale=2)
-    cond = {"label": None, "small": Z[:, :4, :4]}
+    cond = {"small": Z[:, :4, :4]}
     variables = random_variables(network, Z, LAM, cond)
     kernel = variables["params"]["input"]["Conv_0"]["kernel"]
     assert kernel.shape == (3, 3, 2, 4)
@@ -215,10 +216,63 @@ def test_an_upsampler_sees_the_small_image_enlarged_beside_the_noisy_one():
 
 def test_an_upsampler_without_its_images_is_refused():
     network = SMALLEST.clone(upscale=2)
-    with pytest.raises(ValueError, match="its condition is"):
+    with pytest.raises(ValueError, match="needs small images"):
         network.init(jax.random.key(0), Z, LAM)
     with pytest.raises(ValueError, match=r"small images must have shape \(3, 4, 4, 1\)"):
-        network.init(jax.random.key(0), Z, LAM, {"label": None, "small": Z})
+        network.init(jax.random.key(0), Z, LAM, {"small": Z})
+    with pytest.raises(ValueError, match="takes no labels"):
+        network.init(jax.random.key(0), Z, LAM, {"small": Z[:, :4, :4], "label": LABELS})
+    with pytest.raises(ValueError, match="small images must have shape Noisy"):
+        network.clone(augmented=True).init(jax.random.key(0), Z, LAM, {"small": Z[:, :4, :4]})
+
+
+def dense(layer, x):
+    return x @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"], np.float64)
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def two_layers(params, name, features):
+    return dense(params[f"{name}_1"], silu(dense(params[f"{name}_0"], features)))
+
+
+def test_vectors_and_levels_of_small_images_are_added_to_the_embedding():
+    """The blocks see silu(level + label + vector + small level), the last two by float64 NumPy."""
+    network = SMALLEST.clone(num_classes=4, vector=3, upscale=2, augmented=True)
+    vector = jnp.asarray(RNG.normal(size=(3, 3)), jnp.float32).at[1].set(0.0)
+    small = Noisy(Z[:, :4, :4], jnp.array([0.0, -20.0, 7.0]))
+    cond = {"label": LABELS, "vector": vector, "small": small}
+    variables = random_variables(network, Z, LAM, cond)
+    params = variables["params"]
+    wide = np.concatenate([vector, [[1.0], [0.0], [1.0]]], axis=1)
+    angles = np.asarray(small.logsnr)[:, None] * np.logspace(1.0, -2.0, 2)
+    features = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    added = two_layers(params, "vector", wide) + two_layers(params, "small_level", features)
+
+    plain = SMALLEST.clone(num_classes=4, upscale=2)
+    held = {name: leaf for name, leaf in params.items() if not name.startswith(("vector", "small"))}
+    rows = []
+    for i in range(3):  # the same, moved into the bias of the level's embedding
+        level = held["level_1"]
+        shifted = held | {"level_1": level | {"bias": level["bias"] + jnp.float32(added[i])}}
+        one = {"label": LABELS[i : i + 1], "small": small.z[i : i + 1]}
+        rows.append(apply(plain, {"params": shifted}, Z[i : i + 1], LAM[i : i + 1], one)[0])
+    np.testing.assert_allclose(apply(network, variables, Z, LAM, cond), np.stack(rows), atol=2e-5)
+
+
+def test_its_nulls_fit_its_condition():
+    network = UNet(num_classes=4, vector=3, upscale=2, augmented=True, **TINY)
+    parts = network.inputs((8, 8, 3))[2]
+    cond = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), parts)
+    found = broadcast(network.nulls(null_logsnr=-20.0), cond)
+    assert found["label"].tolist() == [4]
+    assert not found["vector"].any()
+    assert not found["small"].z.any()
+    assert found["small"].logsnr.tolist() == [-20.0]
+    assert network.takes == ("label", "vector", "small")
+    assert UNet(num_classes=4, **TINY).nulls(null_logsnr=-20.0) == {"label": 4}
 
 
 def test_without_a_null_there_is_one_label_less():

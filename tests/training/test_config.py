@@ -25,8 +25,10 @@ def test_the_default_and_every_recipe_are_allowed():
     recipe.check(recipe.default())
     assert {path.stem for path in CONFIGS} == {
         "cifar10",
+        "cifar10_upscale",
         "digits",
         "digits_classifier",
+        "digits_upscale",
         "folder",
         "imagenet128",
         "imagenet64",

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from recipes import tiny
+from scipy import stats
 
 from cfg_jax import objective
 from cfg_jax.training import config as recipe
@@ -151,12 +152,81 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(one):
     assert program.step(after, BATCHES[0] | {"replaced": stood_in})[1].replaced == 8
 
 
-@pytest.mark.parametrize(("name", "value"), [("learned_variance", True), ("upscale", 2)])
-def test_a_network_that_nothing_trains_is_refused(name, value):
+def first_step(config, batch):
+    """The program, its first state, and what the first step measured."""
+    program = build(config, SHAPE, CLASSES, meshes.device_mesh(1, jax.devices()[:1]))
+    state = program.start()
+    before = jax.device_get(state)
+    return program, before, jax.device_get(program.step(state, batch)[1])
+
+
+def test_small_images_are_noised_told_of_and_hidden():
+    """The network is shown means of squares, noised from the least λ on, or zeros and λ_min."""
+    config = recipe_with(batch_size=512)
+    config.model.upscale, config.model.vector = 2, 3
+    config.small.logsnr_min, config.small.p_uncond, config.p_uncond = 1.0, 0.2, 0.3
+    batch = {
+        "image": RNG.integers(0, 256, (512, *SHAPE), dtype=np.uint8),
+        "label": RNG.integers(0, CLASSES, 512).astype(np.int32),
+        "vector": RNG.normal(size=(512, 3)).astype(np.float32),
+        "replaced": np.zeros(512, np.int32),
+    }
+    program = build(config, SHAPE, CLASSES, meshes.device_mesh(1, jax.devices()[:1]))
+    cond = jax.device_get(jax.jit(program.prepare)(batch, jnp.int32(0))).draw.cond
+    image = batch["image"].astype(np.float64) / 127.5 - 1
+    small = np.mean([image[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=0)
+    z, level = cond["small"]
+    hidden, told = level == -20.0, cond["label"] == CLASSES
+    np.testing.assert_array_equal(told, ~cond["vector"].any(1))
+    for where, p in ((hidden, 0.2), (told, 0.3), (hidden & told, 0.06)):
+        assert stats.binomtest(int(where.sum()), 512, p).pvalue > 1e-3
+    np.testing.assert_array_equal(z[hidden], 0.0)
+    np.testing.assert_array_equal(cond["vector"][~told], batch["vector"][~told])
+    level, z, small = level[~hidden].astype(np.float64), z[~hidden], small[~hidden]
+    schedule = recipe.schedule(config)
+    u = np.asarray(schedule.u(level)) / float(schedule.u(1.0))
+    assert stats.kstest(u, "uniform").pvalue > 1e-3
+    alpha, sigma = (np.sqrt(1 / (1 + np.exp(s * level)))[:, None, None, None] for s in (-1, 1))
+    noise = (z - alpha * small) / sigma
+    assert stats.kstest(noise[level < 8].ravel(), "norm").pvalue > 1e-3
+
+
+def test_a_network_that_enlarges_learns_from_the_squared_error():
     config = recipe_with()
-    config.model[name] = value
-    with pytest.raises(ValueError, match=f"model.{name} is for networks that `import` brings"):
-        build(config, SHAPE, CLASSES, meshes.device_mesh(1, jax.devices()[:1]))
+    config.model.upscale, config.p_uncond, config.small.p_uncond = 2, 0.0, 0.0
+    program, state, metrics = first_step(config, BATCHES[0])
+    x = jnp.asarray(BATCHES[0]["image"] / 127.5 - 1, jnp.float32)
+    small = np.mean([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=0)
+    cond = {"label": jnp.asarray(BATCHES[0]["label"]), "small": jnp.asarray(small)}
+    key = jax.random.split(jax.random.fold_in(jax.random.key(SEED), 0))[0]
+    drawn = objective.draw(key, x, None, schedule=recipe.schedule(config))._replace(cond=cond)
+    denoiser = jax.tree_util.Partial(program.network.apply, state.params)
+    losses = jax.jit(objective.squared_error)(denoiser, x, drawn)
+    assert metrics.loss == pytest.approx(float(losses.mean()), rel=1e-5)
+
+
+def test_a_learned_variance_learns_from_the_bound():
+    """At the first step ε̂ = 0 and v = 1/2: the squared error, and a thousandth of the bound."""
+    config = recipe_with()
+    config.model.learned_variance, config.vlb.weight, config.vlb.steps = True, 0.01, 50
+    program, _, metrics = first_step(config, BATCHES[0])
+    drawn = jax.jit(program.prepare)(BATCHES[0], jnp.int32(0))
+
+    def both(z, logsnr, cond):
+        return jnp.zeros_like(z), jnp.full_like(z, 0.5)
+
+    losses = objective.hybrid(
+        both, drawn.x, drawn.draw, schedule=recipe.schedule(config), steps=50, weight=0.01
+    )
+    assert metrics.loss == pytest.approx(float(losses.mean()), rel=1e-5)
+
+
+def test_vectors_that_the_data_do_not_have_are_refused():
+    config = recipe_with()
+    config.model.vector = 3
+    recipe.check_data(config, 3)
+    with pytest.raises(ValueError, match="vector is 3, and the data digits have no vectors"):
+        recipe.check_data(config, 0)
 
 
 def test_the_same_seed_takes_the_same_steps_bitwise(one):

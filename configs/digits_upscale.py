@@ -1,0 +1,31 @@
+"""Digits of 8×8 pixels from 4×4 ones and their label: super-resolution, in minutes.
+
+python -m cfg_jax train --config configs/digits_upscale.py --workdir runs/digits_upscale
+"""
+
+from cfg_jax.training import config as recipe
+
+
+def get_config():
+    config = recipe.default()
+    config.data.name = "digits"
+    config.model.upscale = 2
+    config.small.logsnr_min = 0.0  # noise on the small images, up to as much as there is signal
+    config.model.channels = 32
+    config.model.channel_mult = (1, 2)
+    config.model.blocks = 1
+    config.model.attention_resolutions = (4,)
+    config.model.head_channels = 32
+    config.model.dropout = 0.3
+    config.optim.learning_rate = 1e-3
+    config.optim.warmup = 100
+    config.optim.decay = "cosine"
+    config.train.steps = 1_200
+    config.train.batch_size = 64
+    config.train.ema = (0.999,)
+    config.train.checkpoint_every = 400
+    config.train.log_every = 50
+    config.train.sample_every = 600
+    config.sample.w = 0.3
+    config.sample.steps = 50
+    return config

@@ -1,0 +1,167 @@
+"""Networks that are shown more than labels, from data to picture: trained, sampled, evaluated."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from recipes import tiny
+
+import cfg_jax
+from cfg_jax.data import open_dataset
+from cfg_jax.data.images import interleave, to_float, to_uint8
+from cfg_jax.diffusion import condition
+from cfg_jax.training.loop import train
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """Takes vectors of two numbers and no labels; the data are an .npz file."""
+    folder = tmp_path_factory.mktemp("told")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
+    vectors = rng.normal(size=(40, 2)).astype(np.float32)
+    np.savez(folder / "data.npz", image=images, label=np.arange(40) % 2, vector=vectors)
+    config = tiny()
+    config.data.name, config.data.path = "npz", str(folder / "data.npz")
+    config.model.vector, config.model.conditional = 2, False
+    config.optim.learning_rate = 0.1
+    train(config, folder / "run")
+    return folder / "run"
+
+
+def held_out(workdir, count):
+    source = open_dataset(cfg_jax.load(workdir).config.data, split="test").source
+    return [source[i] for i in range(count)]
+
+
+def test_training_shows_what_it_enlarges_what_it_makes_and_what_was(upscaler):
+    page = np.asarray(Image.open(upscaler / "samples" / "6.png"))
+    above, _, below = (page[y : y + 32 : 4, 2:34:4].astype(float) for y in (2, 36, 70))
+    source = open_dataset(cfg_jax.load(upscaler).config.data, split="train").source
+    first = source[0]["image"][..., 0].astype(float)
+    small = first.reshape(4, 2, 4, 2).mean((1, 3)).repeat(2, 0).repeat(2, 1)
+    assert np.abs(above - small).max() <= 1
+    np.testing.assert_array_equal(below, first)
+
+
+def test_sampling_without_files_enlarges_held_out_images(command, upscaler, tmp_path):
+    out = tmp_path / "x.npz"
+    ask = ("sample", "--workdir", upscaler, "--labels", "3,1", "--per-label", 2, "--steps", 2)
+    code, _, err = command(*ask, "--small-logsnr", 2, "--w", 1, "--out", out)
+    assert code == 0, err
+    run = cfg_jax.load(upscaler)
+    examples = held_out(upscaler, 360)
+    chosen = [[e for e in examples if e["label"] == n][i] for n in (3, 1) for i in (0, 1)]
+    images = np.stack([e["image"] for e in chosen])
+    small = to_float(images).reshape(4, 4, 2, 4, 2, 1).mean((2, 4))
+    want = run.sample(KEY, [3, 3, 1, 1], small=small, small_logsnr=2.0, w=1.0, steps=2)
+    with np.load(out) as arrays:
+        np.testing.assert_array_equal(arrays["arr_1"], [3, 3, 1, 1])
+        assert np.abs(arrays["arr_0"].astype(int) - to_uint8(want)).max() <= 1
+    code, _, err = command(*ask, "--small-logsnr", 2, "--w", 1, "--out", tmp_path / "x.png")
+    assert code == 0, err
+    page = np.asarray(Image.open(tmp_path / "x.png"))
+    tiles = page[2:, 2:].reshape(6, 34, 2, 34).swapaxes(1, 2).reshape(12, 34, 34)[:, :32:4, :32:4]
+    rows = [to_uint8(small.repeat(2, 1).repeat(2, 2)), to_uint8(want), images]
+    assert np.abs(tiles - interleave(rows, 2)[..., 0].astype(int)).max() <= 1
+
+
+def test_a_sample_is_the_pieces_put_together(upscaler):
+    """The label hidden and the noised image kept, in the second half of each call."""
+    run = cfg_jax.load(upscaler)
+    small = np.random.default_rng(0).uniform(-1, 1, (3, 4, 4, 1)).astype(np.float32)
+    labels = jnp.array([1, 2, 3])
+    seen = condition.augmented(KEY, jnp.asarray(small), logsnr=1.5, index=5 + jnp.arange(3))
+    for hides, null in (
+        (("label",), {"label": 10, "small": condition.KEPT}),
+        (("label", "small"), {"label": 10, "small": condition.Noisy(0.0, -20.0)}),
+    ):
+        run.config.guidance.hides = hides
+        guided = cfg_jax.guidance.classifier_free(run.denoiser, w=0.8, null=null)
+        want = cfg_jax.sample(
+            cfg_jax.denoiser.clipped(guided),
+            KEY,
+            {"label": labels, "small": seen},
+            shape=run.shape,
+            schedule=run.schedule,
+            solver=run.solver,
+            grid=cfg_jax.grids.UniformU(),
+            steps=2,
+            offset=5,
+        )
+        got = run.sample(KEY, labels, small=small, small_logsnr=1.5, w=0.8, steps=2, offset=5)
+        np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_the_sweep_shows_the_held_out_images_that_it_enlarges(command, upscaler, tmp_path):
+    ask = ("evaluate", "--workdir", upscaler, "--w", "0,1", "--samples", 20, "--batch", 16)
+    code, _, err = command(*ask, "--steps", 2, "--out", tmp_path)
+    assert code == 0, err
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [row["w"] for row in report["rows"]] == [0.0, 1.0]
+    assert all(0 <= row["label_accuracy"] <= 1 for row in report["rows"])
+
+
+def test_vectors_come_from_a_file_or_from_held_out_images(command, told, tmp_path):
+    out, vectors = tmp_path / "x.npz", np.array([[0.5, -1.0], [0.0, 0.0], [2.0, 3.0]], np.float32)
+    np.savez(tmp_path / "vectors.npz", vector=vectors)
+    ask = ("sample", "--workdir", told, "--w", 0.5, "--steps", 2, "--out", out)
+    code, _, err = command(*ask, "--vectors", tmp_path / "vectors.npz", "--batch", 2)
+    assert code == 0, err
+    run = cfg_jax.load(told)
+    want = run.sample(KEY, vector=vectors, w=0.5, steps=2)
+    with np.load(out) as arrays:
+        assert set(arrays) == {"arr_0"}
+        assert np.abs(arrays["arr_0"].astype(int) - to_uint8(want)).max() <= 1
+    assert np.abs(want[0] - want[2]).max() > 1e-3
+    code, _, err = command(*ask, "--per-label", 1)
+    assert code == 0, err
+    lent = np.stack([e["vector"] for e in held_out(told, 2)])
+    want = run.sample(KEY, vector=lent, w=0.5, steps=2)
+    with np.load(out) as arrays:
+        assert np.abs(arrays["arr_0"].astype(int) - to_uint8(want)).max() <= 1
+
+
+def test_what_does_not_fit_is_told_in_one_line(refused, upscaler, told, trained, tmp_path):
+    out, file = tmp_path / "x.png", tmp_path / "x.npz"
+    small = np.zeros((2, 4, 4, 1), np.uint8)
+    np.savez(file, arr_0=small, arr_1=[1, 2], vector=np.zeros((2, 3)))
+
+    def sample(workdir, *flags):
+        return refused("sample", "--workdir", workdir, "--out", out, *flags)
+
+    assert "takes no vectors: no --vectors" in sample(upscaler, "--vectors", file)
+    assert "vector of" in sample(told, "--vectors", file)
+    assert "must be (images, 2), got (2, 3)" in sample(told, "--vectors", file)
+    assert "enlarges no images: no --small" in sample(told, "--small", file)
+    assert "small_logsnr must lie in [0, 20], got -1.0" in sample(
+        upscaler, "--small", file, "--small-logsnr", -1
+    )
+    assert "needs a network with model.upscale" in sample(trained, "--small-logsnr", 1)
+    assert "held-out images lend their conditions" in sample(trained, "--data-path", tmp_path)
+    assert "must name label, vector, small" in sample(upscaler, "--guidance.hides", "labels")
+    assert "no held-out image has label 10" in sample(upscaler, "--labels", "10")
+    np.savez(file, arr_0=small, arr_1=[1, 12])
+    assert "labels must lie in [0, 9], or be 10 for none; got 12" in sample(
+        upscaler, "--small", file
+    )
+    assert "needs a network trained with small.p_uncond" in sample(
+        trained, "--guidance.hides", "small"
+    )
+
+
+def test_a_part_that_is_missing_is_named(upscaler, trained):
+    run = cfg_jax.load(upscaler)
+    with pytest.raises(ValueError, match="needs small images"):
+        run.sample(KEY, [1], steps=2)
+    with pytest.raises(ValueError, match="takes no vectors"):
+        run.sample(KEY, [1], vector=jnp.ones((1, 2)), small=jnp.ones((1, 4, 4, 1)), steps=2)
+    with pytest.raises(ValueError, match="needs labels"):
+        run.sample(KEY, small=jnp.ones((1, 4, 4, 1)), steps=2)
+    with pytest.raises(ValueError, match="small_logsnr is for a network trained with"):
+        cfg_jax.load(trained).sample(KEY, [1], small_logsnr=0.0, steps=2)
