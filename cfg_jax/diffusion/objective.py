@@ -103,7 +103,7 @@ def hybrid(
     drawn: Draw,
     *,
     schedule: Schedule,
-    steps: int = 1000,
+    steps: int,
     weight: float = 1e-3,
 ) -> Float[Array, " batch"]:
     """Each example's L_simple + weight · L_vlb, for a network that tells the reverse variance too.
@@ -119,7 +119,8 @@ def hybrid(
       x: Data of (batch, ...).
       drawn: As `draw` makes it.
       schedule: p(λ).
-      steps: The number of steps of the sampler that is bounded.
+      steps: The number of steps of the sampler that is bounded. The best variance depends on it:
+        take as many as will be sampled with.
       weight: Of the bound; 0.001 in the paper.
     """
     logsnr = drawn.logsnr

@@ -111,7 +111,7 @@ def default() -> ConfigDict:
 
     config.vlb = ConfigDict()  # the bound that a learned variance learns from
     config.vlb.weight = 0.001
-    config.vlb.steps = 1000  # of the sampler that it bounds
+    config.vlb.steps = 256  # of the sampler that it bounds: as many as will be sampled with
 
     config.optim = ConfigDict()
     config.optim.learning_rate = 1e-4
