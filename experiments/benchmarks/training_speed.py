@@ -1,17 +1,21 @@
 """How fast training is: the network against others of its shape, and the loop around it.
 
     python experiments/benchmarks/training_speed.py [--config configs/folder.py] [--batch 32]
-        [--guided-diffusion DIR] [--compiled] [--loop-config configs/digits.py] [--out FILE.json]
+        [--guided-diffusion DIR] [--compiled] [--hackable-diffusion DIR]
+        [--loop-config configs/digits.py] [--out FILE.json]
 
 Three parts, each a row of the report:
 
 - **network**: images a second of the forward pass and of the whole training step (the true one:
   drawing λ and ε, the gradient, Adam, the moving average), beside the same network with Flax's own
-  group normalisation, and OpenAI's guided-diffusion U-Net in torch where DIR is a checkout of it
+  group normalisation, and, where DIR is a checkout of it, OpenAI's guided-diffusion U-Net in torch
   (https://github.com/openai/guided-diffusion; needs the `benchmark` extra), eager and, with
-  --compiled, under torch.compile. They take turns, so that a machine whose speed drifts favours
-  none; ratios are medians over the turns. Beside them the device's own rate of matrix products in
-  the same dtype, and what fraction of it the network reaches.
+  --compiled, under torch.compile; and hackable_diffusion's in Flax
+  (https://github.com/google/hackable_diffusion; needs einops). Their steps are the network's
+  gradient, clipping and Adam. They take turns, so that a machine whose speed drifts favours none;
+  ratios are medians over the turns. Of the networks in JAX the parameters and operations are
+  counted. Beside them the device's own rate of matrix products in the same dtype, and what
+  fraction of it the network reaches.
 - **loop**: a real run of --loop-config in a temporary directory: the shares of its time that waited
   for data and for checkpoints.
 - **compile**: how long the first step of a new process takes, without and with a compilation cache.
@@ -22,6 +26,7 @@ checkpoints below 1 %; the cache saves four fifths of compiling.
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -33,20 +38,40 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 from unittest import mock
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from tqdm import tqdm
 
+from cfg_jax.planning import flops
 from cfg_jax.training import config as recipe
 from cfg_jax.training import mesh as meshes
 from cfg_jax.training import metrics
 from cfg_jax.training.program import build
 
 Turn = Callable[[], object]
+
+
+class Contestant(NamedTuple):
+    """What a network does when it is its turn, and its size.
+
+    Attributes:
+      forward: One forward pass over a batch.
+      training: One training step.
+      parameters: The number of its parameters.
+      flops: Operations of the forward pass of one image, in convolutions and matrix products; None
+        for those in torch.
+    """
+
+    forward: Turn
+    training: Turn
+    parameters: int
+    flops: float | None
 
 
 class PlainGroupNorm(nn.Module):
@@ -63,7 +88,7 @@ class PlainGroupNorm(nn.Module):
         return (h * (1 + scale[:, None, None]) + shift[:, None, None]).astype(self.dtype)
 
 
-def ours(config, shape, classes: int, batch: int) -> dict[str, Turn]:
+def ours(config, shape, classes: int, batch: int) -> Contestant:
     """The forward pass and the training step of a config's network."""
     program = build(config, shape, classes, meshes.device_mesh())
     rng = np.random.default_rng(0)
@@ -76,23 +101,28 @@ def ours(config, shape, classes: int, batch: int) -> dict[str, Turn]:
     carried = [program.start()]
     params = jax.tree.map(jnp.copy, carried[0].params)
     z = jax.random.normal(jax.random.key(1), (batch, *shape))
+    given = (params, z, jnp.zeros(batch), images["label"])
     apply = jax.jit(program.network.apply)
 
     def train():
         carried[0], measured = program.step(carried[0], images)
         return jax.block_until_ready(measured.loss)
 
-    return {
-        "forward": lambda: jax.block_until_ready(
-            apply(params, z, jnp.zeros(batch), images["label"])
-        ),
-        "training": train,
-    }
+    return Contestant(
+        forward=lambda: jax.block_until_ready(apply(*given)),
+        training=train,
+        parameters=_parameters(params),
+        flops=flops.count(apply.trace(*given).jaxpr) / batch,
+    )
 
 
-def theirs(
+def _parameters(params) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def guided_diffusion(
     folder: Path, config, shape, classes: int, batch: int, compiled: bool
-) -> dict[str, Turn]:
+) -> Contestant:
     """The same of guided-diffusion's U-Net, in torch on the CPU or GPU that JAX has."""
     import torch
 
@@ -137,7 +167,85 @@ def theirs(
         adam.step()
         return float(loss)
 
-    return {"forward": forward, "training": train}
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return Contestant(forward, train, parameters, flops=None)
+
+
+def _hackable_network(hd, config, shape, classes: int) -> nn.Module:
+    """Our network as hackable_diffusion builds it."""
+    part, model, width = hd.architecture, config.model, 4 * config.model.channels
+    sizes = [shape[0] >> level for level in range(len(model.channel_mult))]
+    adaptive = part.ConditioningMechanism.ADAPTIVE_NORM
+    return hd.diffusion_network.DiffusionNetwork(
+        prediction_type="epsilon",
+        conditioning_encoder=part.ConditioningEncoder(
+            time_embedder=part.SinusoidalTimeEmbedder("silu", model.channels, width),
+            conditioning_embedders={"label": part.LabelEmbedder(classes, width)},
+            embedding_merging_method=part.EmbeddingMergeMethod.SUM,
+            conditioning_rules={"time": adaptive, "label": adaptive},
+        ),
+        backbone_network=part.Unet(
+            base_channels=model.channels,
+            channels_multiplier=tuple(model.channel_mult),
+            num_residual_blocks=(model.blocks,) * len(sizes),
+            downsample_method=part.DownsampleType.AVG_POOL,
+            upsample_method=part.UpsampleType.NEAREST,
+            dropout_rate=(model.dropout,) * len(sizes),
+            bottleneck_dropout_rate=model.dropout,
+            self_attention_bool=tuple(size in model.attention_resolutions for size in sizes),
+            cross_attention_bool=(False,) * len(sizes),
+            attention_num_heads=-1,
+            attention_head_dim=model.head_channels,
+            attention_normalize_qk=False,
+            attention_use_rope=False,
+            attention_rope_position_type=part.RoPEPositionType.SQUARE,
+            normalization_type=part.NormalizationType.GROUP_NORM,
+            normalization_num_groups=32,
+            activation="silu",
+            skip_connection_method=part.SkipConnectionMethod.UNNORMALIZED_ADD,
+            dtype=recipe.DTYPES[model.dtype],
+        ),
+    )
+
+
+def hackable_diffusion(folder: Path, config, shape, classes: int, batch: int) -> Contestant:
+    """The same of hackable_diffusion's U-Net, in Flax."""
+    sys.path.insert(0, str(folder))
+    from hackable_diffusion import hd
+
+    network = _hackable_network(hd, config, shape, classes)
+    z = jax.random.normal(jax.random.key(1), (batch, *shape))
+    cond = {"label": jnp.arange(batch) % classes}
+    params = network.init(jax.random.key(0), jnp.zeros(batch), z, cond, is_training=False)
+    adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-4))
+    carried = [(jax.tree.map(jnp.copy, params), adam.init(params), jax.random.key(2))]
+
+    def call(params, z, train, **rngs):
+        out = network.apply(params, jnp.zeros(batch), z, cond, is_training=train, rngs=rngs)
+        return out["epsilon"]
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(carry, z):
+        params, state, key = carry
+        key, dropout = jax.random.split(key)
+        loss, gradient = jax.value_and_grad(
+            lambda params: jnp.square(call(params, z, train=True, dropout=dropout) - z).mean()
+        )(params)
+        updates, state = adam.update(gradient, state)
+        return (optax.apply_updates(params, updates), state, key), loss
+
+    apply = jax.jit(functools.partial(call, train=False))
+
+    def train():
+        carried[0], loss = step(carried[0], z)
+        return float(loss)
+
+    return Contestant(
+        forward=lambda: jax.block_until_ready(apply(params, z)),
+        training=train,
+        parameters=_parameters(params),
+        flops=flops.count(apply.trace(params, z).jaxpr) / batch,
+    )
 
 
 def seconds(turn: Turn) -> float:
@@ -147,16 +255,19 @@ def seconds(turn: Turn) -> float:
     return time.perf_counter() - started
 
 
-def take_turns(contestants: dict[str, dict[str, Turn]], repeats: int, batch: int) -> dict:
-    """Images a second of each, and the median over the turns of the first's rate over its own."""
-    found: dict = {name: {} for name in contestants}
+def take_turns(contestants: dict[str, Contestant], repeats: int, batch: int) -> dict:
+    """Sizes, images a second, and the median over the turns of each one's rate over the first's."""
+    found: dict = {
+        name: {"parameters": one.parameters, "forward_flops_per_image": one.flops}
+        for name, one in contestants.items()
+    }
     for task in ("forward", "training"):
-        for turns in contestants.values():
-            turns[task]()  # compiles
+        for one in contestants.values():
+            getattr(one, task)()  # compiles
         times: dict[str, list[float]] = {name: [] for name in contestants}
         for _ in tqdm(range(repeats), desc=task):
-            for name, turns in contestants.items():
-                times[name].append(seconds(turns[task]))
+            for name, one in contestants.items():
+                times[name].append(seconds(getattr(one, task)))
         first = next(iter(times.values()))
         for name, taken in times.items():
             found[name][f"{task}_images_per_second"] = batch / statistics.median(taken)
@@ -182,44 +293,37 @@ def network_report(config, arguments) -> dict:
     contestants = {"cfg_jax": ours(config, shape, classes, arguments.batch)}
     with (
         mock.patch("cfg_jax.models.blocks.GroupNorm", PlainGroupNorm),
+        mock.patch("cfg_jax.models.layers.GroupNorm", PlainGroupNorm),
         mock.patch("cfg_jax.models.unet.GroupNorm", PlainGroupNorm),
     ):
         plain = ours(config, shape, classes, arguments.batch)
-        for turn in plain.values():
-            turn()  # traced while the other normalisation is in place
+        plain.forward(), plain.training()  # traced while the other normalisation is in place
     contestants["plain Flax"] = plain
+    if arguments.hackable_diffusion:
+        contestants["hackable_diffusion"] = hackable_diffusion(
+            arguments.hackable_diffusion, config, shape, classes, arguments.batch
+        )
     if arguments.guided_diffusion:
         for compiled in (False, True) if arguments.compiled else (False,):
             name = f"torch {'compiled' if compiled else 'eager'}"
-            contestants[name] = theirs(
+            contestants[name] = guided_diffusion(
                 arguments.guided_diffusion, config, shape, classes, arguments.batch, compiled
             )
     found = take_turns(contestants, arguments.repeats, arguments.batch)
-    flops = _forward_flops(config, shape, classes, arguments.batch)
     rate = matmul_flops(
         recipe.DTYPES[arguments.dtype], 2048 if jax.default_backend() == "cpu" else 8192, 10
     )
     mine = found["cfg_jax"]
+    of_matmul = mine["forward_flops_per_image"] / rate
     return {
         "batch": arguments.batch,
         "size": arguments.size,
         "dtype": arguments.dtype,
-        "forward_flops_per_image": flops,
         "matmul_flops_per_second": rate,
-        "forward_of_matmul": flops * mine["forward_images_per_second"] / rate,
-        "training_of_matmul": 3 * flops * mine["training_images_per_second"] / rate,
+        "forward_of_matmul": of_matmul * mine["forward_images_per_second"],
+        "training_of_matmul": 3 * of_matmul * mine["training_images_per_second"],
         "contestants": found,
     }
-
-
-def _forward_flops(config, shape, classes: int, batch: int) -> float:
-    """Of one image, as XLA counts them."""
-    network = recipe.network(config, classes)
-    z, logsnr = jnp.zeros((batch, *shape)), jnp.zeros(batch)
-    label = jnp.zeros(batch, jnp.int32)
-    params = jax.eval_shape(network.init, jax.random.key(0), z, logsnr, label)
-    analysis = jax.jit(network.apply).lower(params, z, logsnr, label).compile().cost_analysis()
-    return analysis["flops"] / batch
 
 
 def run_training(config: Path, workdir: Path, steps: int, **environment: str) -> dict[str, float]:
@@ -267,6 +371,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--guided-diffusion", type=Path, help="a checkout of guided-diffusion")
     parser.add_argument("--compiled", action="store_true", help="torch.compile as well")
+    parser.add_argument("--hackable-diffusion", type=Path, help="a checkout of hackable_diffusion")
     parser.add_argument("--loop-config", type=Path, default=Path("configs/digits.py"))
     parser.add_argument("--loop-steps", type=int, default=1_000)
     parser.add_argument("--only", choices=("network", "loop", "compile"), help="one part alone")

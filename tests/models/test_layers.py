@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 from scipy import special
 
 from cfg_jax import schedules
@@ -44,6 +45,127 @@ def test_group_norm_of_a_constant_is_finite():
     x = jnp.full((1, 4, 4, 8), 1e3)
     norm = layers.GroupNorm()
     assert np.abs(norm.apply(norm.init(jax.random.key(0), x), x)).max() < 1.0
+
+
+def normalised(x):
+    """x̂ and 1 / σ, of float64 images whose groups are one axis more: (…, groups, channels / 32)."""
+    mean = x.mean((1, 2, 4), keepdims=True)
+    inverse = 1 / np.sqrt(x.var((1, 2, 4), keepdims=True) + 1e-5)
+    return (x - mean) * inverse, inverse
+
+
+def grouped(x):
+    return x.reshape(*x.shape[:-1], np.gcd(32, x.shape[-1]), -1)
+
+
+def reference(x, gamma, beta, scale, shift):
+    """Group norm in float64."""
+    x_hat = normalised(grouped(x))[0].reshape(x.shape)
+    return (x_hat * gamma + beta) * (1 + scale)[:, None, None] + shift[:, None, None]
+
+
+def reference_gradients(cotangent, x, gamma, beta, scale, shift):
+    """By x, γ, β, scale and shift, of Σ cotangent · y."""
+    x_hat, inverse = normalised(grouped(x))
+    inner = cotangent * (1 + scale)[:, None, None]
+    g = grouped(inner * gamma)
+    along = (g * x_hat).mean((1, 2, 4), keepdims=True)
+    by_x = inverse * (g - g.mean((1, 2, 4), keepdims=True) - x_hat * along)
+    x_hat = x_hat.reshape(x.shape)
+    by_gamma, by_beta = (inner * x_hat).sum((0, 1, 2)), inner.sum((0, 1, 2))
+    by_scale = (cotangent * (x_hat * gamma + beta)).sum((1, 2))
+    return by_x.reshape(x.shape), by_gamma, by_beta, by_scale, cotangent.sum((1, 2))
+
+
+def moved(f, at, along, step=1e-5):
+    """The derivative of a float64 function along a direction, by central differences."""
+    ahead, behind = (
+        f(*(a + sign * step * d for a, d in zip(at, along, strict=True))) for sign in (1, -1)
+    )
+    return jax.tree.map(lambda a, b: (a - b) / (2 * step), ahead, behind)
+
+
+def draws(channels, batch=3):
+    """Images and their norm's parameters, in float64."""
+    shapes = [(batch, 4, 6, channels), (channels,), (channels,), (batch, channels)]
+    x, *rest = (RNG.normal(size=shape) for shape in [*shapes, shapes[-1]])
+    return 2.0 * x + 1.0, *rest
+
+
+def apply_norm(x, gamma, beta, scale, shift):
+    params = {"params": {"scale": gamma, "bias": beta}}
+    return layers.GroupNorm().apply(params, x, scale, shift)
+
+
+def single(tree):
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
+
+
+def assert_near(got, want, tolerance=1e-5):
+    """Every entry of every array within a tolerance relative to the largest one."""
+    for mine, its in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(mine, its, rtol=0, atol=tolerance * np.abs(its).max())
+
+
+@pytest.mark.parametrize("channels", [64, 24, 5])
+def test_group_norm_and_its_gradients_are_those_in_float64(channels):
+    at, along = draws(channels), draws(channels)
+    cotangent = along[0]
+    got, back = jax.vjp(apply_norm, *single(at))
+    assert_near(got, reference(*at))
+    assert_near(back(*single((cotangent,))), reference_gradients(cotangent, *at))
+    assert_near(
+        jax.jvp(apply_norm, single(at), single(along))[1], moved(reference, at, along), 2e-5
+    )
+
+
+def test_second_derivatives_of_group_norm_are_those_in_float64():
+    at, along = draws(8), draws(8)
+    cotangent = RNG.normal(size=at[0].shape)
+
+    def gradients(*at):
+        return jax.vjp(apply_norm, *at)[1](*single((cotangent,)))
+
+    want = moved(lambda *at: reference_gradients(cotangent, *at), at, along)
+    got = jax.jvp(gradients, single(at), single(along))[1]
+    assert_near(got, want, 1e-4)
+
+
+@pytest.mark.parametrize("how", ["remat", "vmap", "shard_map"])
+def test_gradients_of_group_norm_are_the_same_under(how):
+    at, cotangent = draws(8, batch=4), RNG.normal(size=(4, 4, 6, 8))
+
+    def mapped(x, gamma, beta, scale, shift):
+        each = jax.vmap(apply_norm, in_axes=(0, None, None, 0, 0))
+        return each(x[:, None], gamma, beta, scale[:, None], shift[:, None])[:, 0]
+
+    split, whole = PartitionSpec("data"), PartitionSpec()
+    changed = {
+        "remat": jax.checkpoint(apply_norm),
+        "vmap": mapped,
+        "shard_map": jax.shard_map(
+            apply_norm,
+            mesh=jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)),
+            in_specs=(split, whole, whole, split, split),
+            out_specs=split,
+        ),
+    }[how]
+
+    @jax.jit
+    def gradients(*at):
+        return jax.vjp(changed, *at)[1](*single((cotangent,)))
+
+    assert_near(gradients(*single(at)), reference_gradients(cotangent, *at))
+
+
+def test_group_norm_in_bfloat16_keeps_its_statistics_in_float32():
+    x, gamma, beta, scale, shift = draws(64)
+    x = jnp.asarray(100.0 + x, jnp.bfloat16)
+    params = {"params": single({"scale": gamma, "bias": beta})}
+    got = layers.GroupNorm(dtype=jnp.bfloat16).apply(params, x, *single((scale, shift)))
+    assert got.dtype == jnp.bfloat16
+    want = reference(np.asarray(x, np.float64), gamma, beta, scale, shift)
+    np.testing.assert_allclose(np.asarray(got, np.float64), want, rtol=2**-8, atol=2e-3)
 
 
 @pytest.mark.parametrize("head_channels", [4, 8])
