@@ -52,16 +52,29 @@ COLUMNS = 10
 
 @contextlib.contextmanager
 def stopped_after(minutes: float) -> Iterator[None]:
-    """Asks this process to stop, as a preemption notice does, when the time is over."""
-    timer = threading.Timer(60.0 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.daemon = True
-    timer.start()
+    """Asks this process to stop, as a preemption notice does, when the time is over.
+
+    Again every second: while training is still getting ready, nobody listens.
+    """
+    ended = threading.Event()
+
+    def ask():
+        wait = 60.0 * minutes
+        while not ended.wait(wait):
+            os.kill(os.getpid(), signal.SIGTERM)
+            wait = 1.0
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
     try:
         yield
     except StoppedError as stopped:
         print(stopped)
     finally:
-        timer.cancel()
+        ended.set()
+        asking.join()
+        signal.signal(signal.SIGTERM, before)
 
 
 def speed(workdir: Path) -> float:

@@ -49,13 +49,18 @@ def asked(pictures, tmp_path_factory):
     return place, [str(a) for a in [*data, "--config", config, *few, *changes]]
 
 
-def test_time_over_is_a_preemption_notice(script):
-    before, received = signal.getsignal(signal.SIGTERM), threading.Event()
+def test_time_over_is_a_preemption_notice_for_whoever_listens(script):
+    """One that comes too early is lost on nobody, and none comes when all is done."""
+    received, before = threading.Event(), signal.getsignal(signal.SIGTERM)
+    with script.stopped_after(0.0):
+        time.sleep(0.2)
+        assert not received.is_set()
+        signal.signal(signal.SIGTERM, lambda *_: received.set())
+        assert received.wait(30.0)
+    assert signal.getsignal(signal.SIGTERM) == before
+    received.clear()
     signal.signal(signal.SIGTERM, lambda *_: received.set())
     try:
-        with script.stopped_after(0.001):
-            assert received.wait(30.0)
-        received.clear()
         with script.stopped_after(0.005):
             pass
         time.sleep(0.5)
