@@ -11,7 +11,7 @@ Three parts, each a row of the report:
   group normalisation, and, where DIR is a checkout of it, OpenAI's guided-diffusion U-Net in torch
   (https://github.com/openai/guided-diffusion; needs the `benchmark` extra), eager and, with
   --compiled, under torch.compile; and hackable_diffusion's in Flax
-  (https://github.com/google/hackable_diffusion; needs einops). Their steps are the network's
+  (https://github.com/google/hackable_diffusion; needs einops and typeguard). Their steps are the network's
   gradient, clipping and Adam. They take turns, so that a machine whose speed drifts favours none;
   ratios are medians over the turns. Of the networks in JAX the parameters and operations are
   counted. Beside them the device's own rate of matrix products in the same dtype, and what
