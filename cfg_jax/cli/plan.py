@@ -28,6 +28,13 @@ def run(argv: list[str]) -> None:
     flags.DEFINE_string(
         "topology", None, f"the slice, such as {topologies.EXAMPLES}", flag_values=defined
     )
+    flags.DEFINE_integer(
+        "fsdp",
+        None,
+        "chips that share one copy of parameters and optimiser state; the recipe's mesh.fsdp if "
+        "not given",
+        flag_values=defined,
+    )
     flags.DEFINE_string(
         "shape",
         None,
@@ -50,6 +57,8 @@ def run(argv: list[str]) -> None:
     flags.DEFINE_string("out", None, "a Markdown file to write it to as well", flag_values=defined)
     values = flagging.parse(defined, "plan", PURPOSE, argv)
     config = flagging.config(values)
+    if values["fsdp"] is not None:
+        config.mesh.fsdp = values["fsdp"]
     if values["samples"] is not None and values["samples"] < 0:
         raise ValueError(f"--samples must be at least 0, got {values['samples']}")
     slice_ = topologies.load(flagging.required(values, "topology"))

@@ -47,6 +47,10 @@ def test_a_plan_is_printed_and_written(command, chips, config, tmp_path):
     code, printed, err = command(*argv[:-2], *again)
     assert (code, err) == (0, "")
     assert "## Sampling" not in printed
+    assert "as data 8 × fsdp 1" in printed
+    code, printed, err = command(*argv[:-2], *again, "--fsdp", 4)
+    assert code == 0, err
+    assert "as data 2 × fsdp 4" in printed
 
 
 @pytest.mark.parametrize(
@@ -58,6 +62,7 @@ def test_a_plan_is_printed_and_written(command, chips, config, tmp_path):
         (["--topology", "v5e:2x4", "--shape", "64,64"], "--shape takes HEIGHT,WIDTH,CHANNELS"),
         (["--topology", "v5e:2x4", "--classes", "-1"], "--classes must be at least 0"),
         (["--topology", "v5e:2x4", "--samples", "-1"], "--samples must be at least 0"),
+        (["--topology", "v5e:2x4", "--fsdp", "3"], "mesh.fsdp"),
         (
             ["--topology", "v5e:2x4", "--config.train.batch_size=12"],
             "train.batch_size must be a multiple of the number of devices, 8; got 12",

@@ -384,7 +384,7 @@ def test_preparing_at_the_same_time_as_another_process(config, monkeypatch):
     ("name", "changes", "split", "message"),
     [
         ("digits", {}, "valid", "split should be train or test, got 'valid'"),
-        ("cifar10", {}, "train", "dataset should be digits, folder, npz or tfds:NAME, got 'cifar10'"),
+        ("cifar10", {}, "train", "digits, folder, npz or tfds:NAME, got 'cifar10'"),
     ],
 )
 def test_what_is_not_a_dataset_is_refused(config, name, changes, split, message):
