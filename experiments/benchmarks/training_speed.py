@@ -11,11 +11,11 @@ Three parts, each a row of the report:
   group normalisation, and, where DIR is a checkout of it, OpenAI's guided-diffusion U-Net in torch
   (https://github.com/openai/guided-diffusion; needs the `benchmark` extra), eager and, with
   --compiled, under torch.compile; and hackable_diffusion's in Flax
-  (https://github.com/google/hackable_diffusion; needs einops and typeguard). Their steps are the network's
-  gradient, clipping and Adam. They take turns, so that a machine whose speed drifts favours none;
-  ratios are medians over the turns. Of the networks in JAX the parameters and operations are
-  counted. Beside them the device's own rate of matrix products in the same dtype, and what
-  fraction of it the network reaches.
+  (https://github.com/google/hackable_diffusion; needs einops and typeguard). Their steps are the
+  network's gradient, clipping and Adam. They take turns, so that a machine whose speed drifts
+  favours none; ratios are medians over the turns. Of the networks in JAX the parameters and
+  operations are counted. Beside them the device's own rate of matrix products in the same dtype,
+  and what fraction of it the network reaches.
 - **loop**: a real run of --loop-config in a temporary directory: the shares of its time that waited
   for data and for checkpoints.
 - **compile**: how long the first step of a new process takes, without and with a compilation cache.
