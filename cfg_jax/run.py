@@ -324,7 +324,7 @@ class Run(Trained):
                 f"the classifier {noisy.workdir} is of images of {noisy.shape}, "
                 f"{self.workdir} of {self.shape}"
             )
-        if set(self.network.takes) - {"label"}:
+        if self.network.takes_more_than_labels:
             raise ValueError("a classifier cannot guide a network that takes more than labels")
         self.classes(noisy.log_prob)
         self._solver(None, noisy.log_prob, 1.0, form)

@@ -21,7 +21,6 @@ import contextlib
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,26 +88,12 @@ def utilisation(config: ConfigDict, run: Run, images_per_second: float) -> dict[
     z, logsnr, cond = run.network.inputs(run.shape)
     forward = jax.jit(run.network.apply).trace(run.params, z, logsnr, cond)
     per_image = 3.0 * flops.count(forward.jaxpr)
-    rate = jax.device_count() * matmul_flops(recipes.DTYPES[config.model.dtype])
+    rate = jax.device_count() * flops.matmul_rate(recipes.DTYPES[config.model.dtype])
     return {
         "training FLOPs an image": per_image,
         "matrix products, FLOPs a second": rate,
         "of that reached": per_image * images_per_second / rate,
     }
-
-
-def matmul_flops(dtype: Any, repeats: int = 10) -> float:
-    """One device's FLOPs a second in products of two large matrices, the median."""
-    size = 2048 if jax.default_backend() == "cpu" else 8192
-    a = jax.random.normal(jax.random.key(0), (size, size), dtype)
-    product = jax.jit(lambda a: a @ a)
-    jax.block_until_ready(product(a))
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(product(a))
-        taken.append(time.perf_counter() - start)
-    return 2.0 * size**3 / float(np.median(taken))
 
 
 def score(

@@ -21,7 +21,6 @@ solvers_vs_diffusers.json.
 """
 
 import argparse
-import dataclasses
 import functools
 import itertools
 import json
@@ -33,6 +32,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scoring
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -197,27 +197,7 @@ def rmse(x, exact) -> float:
     return 1000.0 * float(np.sqrt(np.square(np.asarray(x) - np.asarray(exact)).mean()))
 
 
-class Judge(NamedTuple):
-    """What scores samples: the classifier, and the held-out images' features."""
-
-    classifier: evaluation.TrainedClassifier
-    real: evaluation.Moments
-
-    def scores(self, x, labels) -> dict[str, float]:
-        """Label accuracy, Inception score and Fréchet distance."""
-        return dataclasses.asdict(evaluation.score(x, labels, self.classifier, self.real))
-
-
-def judge_of(run: cfg_jax.Run) -> Judge:
-    """The classifier that `evaluate` keeps in the run, trained if it is not there yet."""
-    train, held_out = (open_dataset(run.config.data, split=s) for s in ("train", "test"))
-    classifier = evaluation.train_classifier(train, held_out, cache=run.workdir / "evaluation")
-    images, _ = evaluation.load_arrays(held_out)
-    real = evaluation.moments(classifier.features_and_probabilities(images)[0])
-    return Judge(classifier, real)
-
-
-def scores_over_calls(run: cfg_jax.Run, judge: Judge, *, samples: int, seed: int) -> dict:
+def scores_over_calls(run: cfg_jax.Run, judge: scoring.Judge, *, samples: int, seed: int) -> dict:
     """Scores of solvers with noise and without at w = 1, by name and calls."""
     labels = np.arange(samples) % run.null
     free = methods(run.null)["classifier_free"]
@@ -233,7 +213,7 @@ def scores_over_calls(run: cfg_jax.Run, judge: Judge, *, samples: int, seed: int
 
 
 def scores_of_methods(
-    run: cfg_jax.Run, weak: cfg_jax.Run | None, judge: Judge, *, samples: int, seed: int
+    run: cfg_jax.Run, weak: cfg_jax.Run | None, judge: scoring.Judge, *, samples: int, seed: int
 ) -> dict[str, list[dict]]:
     """Scores of each method at each of its strengths, and what an image costs."""
     labels = np.arange(samples) % run.null
@@ -473,7 +453,7 @@ def main(argv: list[str] | None = None) -> None:
     if not arguments.page.is_file() or not arguments.out.is_dir():
         parser.error(f"--page {arguments.page} and --out {arguments.out} must exist")
 
-    seed, judge = arguments.seed, judge_of(run)
+    seed, judge = arguments.seed, scoring.judge_of(run.config.data, run.workdir / "evaluation")
     report = {
         "settings": {
             "data": run.config.data.name,
@@ -482,7 +462,7 @@ def main(argv: list[str] | None = None) -> None:
             "samples": arguments.samples,
             "samples_of_flow_ends": arguments.ends,
             "seed": seed,
-            "classifier_held_out_accuracy": judge.classifier.held_out_accuracy,
+            "classifier_held_out_accuracy": judge.scorer.held_out_accuracy,
             "held_out_images": judge.real.count,
             "versions": {"cfg_jax": cfg_jax.__version__, "jax": jax.__version__},
         },

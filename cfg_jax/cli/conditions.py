@@ -9,7 +9,6 @@ from cfg_jax.data import Dataset, open_dataset
 from cfg_jax.data.images import to_float
 from cfg_jax.files import read_arrays
 from cfg_jax.run import Run
-from cfg_jax.training import conditions
 
 FLAGS = {"vector": "vectors", "small": "small"}
 """The flags that name a file, by the part of the condition that it gives."""
@@ -60,7 +59,9 @@ def _small(source: Run, path: str) -> dict[str, np.ndarray]:
             f"arr_0 of {path} must be uint8 images of {shape}, got {images.dtype}{images.shape}"
         )
     small = {"small": to_float(images)}
-    return {**small, "label": _labels(source, path, "arr_1", arrays)} if labelled else small
+    if not labelled:
+        return small
+    return {**small, "label": _labels(source, path, "arr_1", arrays, len(images))}
 
 
 def _vectors(source: Run, path: str) -> dict[str, np.ndarray]:
@@ -72,20 +73,19 @@ def _vectors(source: Run, path: str) -> dict[str, np.ndarray]:
     if vectors.ndim != 2 or vectors.shape[1] != length or not len(vectors):
         raise ValueError(f"vector of {path} must be (images, {length}), got {vectors.shape}")
     found = {"vector": vectors.astype(np.float32)}
-    return {**found, "label": _labels(source, path, "label", arrays)} if labelled else found
+    if not labelled:
+        return found
+    return {**found, "label": _labels(source, path, "label", arrays, len(vectors))}
 
 
-def _labels(source: Run, path: str, name: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    labels, images = arrays[name].astype(np.int32), next(iter(arrays.values()))
-    if labels.shape != images.shape[:1]:
+def _labels(
+    source: Run, path: str, name: str, arrays: dict[str, np.ndarray], count: int
+) -> np.ndarray:
+    labels = arrays[name].astype(np.int32)
+    if labels.shape != (count,):
         raise ValueError(f"{name} of {path} must be a label for each image, got {labels.shape}")
     source.check_labels(labels)
     return labels
-
-
-def lent(source: Run) -> bool:
-    """Whether the network is shown more than labels, which images of the data can lend."""
-    return bool(set(source.network.takes) - {"label"})
 
 
 def held_out(source: Run, path: str | None) -> Dataset:
@@ -113,19 +113,19 @@ def check(source: Run, data: Dataset) -> None:
         )
 
 
-def from_data(
-    source: Run, data: Dataset, index: Sequence[int] | np.ndarray
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The parts of the conditions that images of the data lend, and the images, uint8."""
-    return conditions.of_examples(source.network, [data.source[int(i)] for i in index])
-
-
 def by_label(data: Dataset, labels: Sequence[int], count: int) -> list[int]:
     """The numbers of the first so many images of each label; of all, for data without labels."""
     if not data.num_classes:
         return list(range(min(count, len(data.source))))
-    held = np.array([data.source[i]["label"] for i in range(len(data.source))])
-    found = [int(i) for label in labels for i in np.flatnonzero(held == label)[:count]]
-    if not found:
+    found: dict[int, list[int]] = {label: [] for label in labels}
+    short = set(labels)
+    for number in range(len(data.source)):
+        label = int(data.source[number]["label"])
+        if label in short:
+            found[label].append(number)
+            short -= {label} if len(found[label]) == count else set()
+        if not short:
+            break
+    if not any(found.values()):
         raise ValueError(f"no held-out image has label {labels[0]}")
-    return found
+    return [number for label in labels for number in found[label]]

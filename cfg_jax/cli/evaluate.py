@@ -15,6 +15,7 @@ from cfg_jax.data import Dataset, open_dataset
 from cfg_jax.data.images import enlarge, to_uint8
 from cfg_jax.run import NoisyClassifier, Run, load_noisy_classifier
 from cfg_jax.training import guided
+from cfg_jax.training.conditions import of_examples
 from cfg_jax.training.mesh import device_mesh
 from cfg_jax.training.workdir import describe
 
@@ -109,7 +110,7 @@ def run(argv: list[str]) -> None:
             **{name: source.config.sample[name] for name in SAMPLING},
             "guidance": guided.describe(source.config),
             **_told(noisy, values, name, points),
-            "samples_per_w": values["samples"],
+            "samples_per_w": len(asked.labels),
             "held_out_images": real.count,
             "seed": values["seed"],
         },
@@ -203,7 +204,7 @@ class Asked(NamedTuple):
 
 def _asked(source: Run, noisy: NoisyClassifier | None, data: Dataset, samples: int) -> Asked:
     """All labels in turn; or, for a network that is shown more, what held-out images lend it."""
-    if not conditions.lent(source):
+    if not source.network.takes_more_than_labels:
         classes = source.classes(None if noisy is None else noisy.log_prob)
         labels = np.arange(samples) % classes
         return Asked(labels, {"label": labels}, data.class_names[:PICTURED], {})
@@ -211,8 +212,9 @@ def _asked(source: Run, noisy: NoisyClassifier | None, data: Dataset, samples: i
     first = conditions.by_label(data, range(min(data.num_classes, PICTURED)), 1)
     others = np.setdiff1d(np.arange(len(data.source)), first)
     index = np.resize(np.concatenate([first, others]), max(samples, len(first)))
-    parts, images = conditions.from_data(source, data, index)
-    labels = np.array([data.source[int(i)]["label"] for i in index])
+    examples = [data.source[int(i)] for i in index]
+    parts, images = of_examples(source.network, examples)
+    labels = np.array([example["label"] for example in examples])
     beside = {"held out": images[: len(first)]}
     if "small" in parts:
         small = to_uint8(parts["small"][: len(first)])

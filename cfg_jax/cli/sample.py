@@ -19,6 +19,7 @@ from cfg_jax.run import FORMS, NoisyClassifier, Run, load, load_noisy_classifier
 from cfg_jax.sampling import grids
 from cfg_jax.training import config as recipe
 from cfg_jax.training import guided, processes
+from cfg_jax.training.conditions import of_examples
 from cfg_jax.training.mesh import device_mesh
 
 PURPOSE = """Samples images from a trained model, over all devices. --out ending in .png gives a
@@ -216,11 +217,11 @@ def _conditions(
     """All that the network is shown, by parts, one entry an image; and the images that lent it."""
     _check_guidable(source, noisy, values)
     parts = conditions.from_files(source, values)
-    if values["data-path"] and (parts is not None or not conditions.lent(source)):
+    if values["data-path"] and (parts is not None or not source.network.takes_more_than_labels):
         raise ValueError("--data-path is where held-out images lend their conditions; none do here")
     if parts is not None:
         return parts, None
-    if not conditions.lent(source):
+    if not source.network.takes_more_than_labels:
         labels = _labels(source, values, noisy)
         return ({} if labels is None else {"label": labels}), None
     data = conditions.held_out(source, values["data-path"])
@@ -229,7 +230,7 @@ def _conditions(
     if source.null is not None:
         source.check_labels(chosen)
     index = conditions.by_label(data, chosen, values["per-label"])
-    return conditions.from_data(source, data, index)
+    return of_examples(source.network, [data.source[number] for number in index])
 
 
 def _check_guidable(source: Run, noisy: NoisyClassifier | None, values: dict[str, Any]) -> None:

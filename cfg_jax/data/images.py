@@ -24,13 +24,6 @@ def to_uint8(images: Images) -> np.ndarray:
     return np.round((clipped + 1.0) * 127.5).astype(np.uint8)
 
 
-def shrink(images: Images, factor: int) -> Images:
-    """Floats of (batch, height, width, channels), each square of so many pixels to its mean."""
-    batch, height, width, channels = images.shape
-    squares = (batch, height // factor, factor, width // factor, factor, channels)
-    return images.reshape(squares).mean((2, 4))
-
-
 def enlarge(images: np.ndarray, factor: int) -> np.ndarray:
     """Images of (batch, height, width, channels), each pixel as a square of so many."""
     return images.repeat(factor, axis=1).repeat(factor, axis=2)

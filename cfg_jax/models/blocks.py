@@ -151,9 +151,13 @@ class Levels(nn.Module):
     @nn.nowrap
     def embed_level(self, logsnr: Float[Array, " batch"]) -> Float[Array, "batch _"]:
         """The embedding of the noise level, float32, not activated yet."""
-        width = 4 * self.channels
-        h = nn.Dense(width, name="level_0")(self.level_features(logsnr, self.channels))
-        return nn.Dense(width, name="level_1")(nn.silu(h))
+        return self.embed("level", self.level_features(logsnr, self.channels))
+
+    @nn.nowrap
+    def embed(self, name: str, features: Float[Array, "batch _"]) -> Float[Array, "batch _"]:
+        """Two dense layers of the embedding's width."""
+        h = nn.silu(nn.Dense(4 * self.channels, name=f"{name}_0")(features))
+        return nn.Dense(4 * self.channels, name=f"{name}_1")(h)
 
     @nn.nowrap
     def block(

@@ -139,10 +139,13 @@ class Conv(nn.Module):
         )(x)
 
 
-def downsample(x: Float[Array, "batch height width _"]) -> Float[Array, "batch _ _ _"]:
-    """Halves height and width: the mean of each 2×2 square."""
+def downsample(
+    x: Float[Array, "batch height width _"], factor: int = 2
+) -> Float[Array, "batch _ _ _"]:
+    """Divides height and width by a factor: the mean of each square of so many entries a side."""
     batch, height, width, channels = x.shape
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+    squares = (batch, height // factor, factor, width // factor, factor, channels)
+    return x.reshape(squares).mean((2, 4))
 
 
 def upsample(x: Float[Array, "batch height width _"]) -> Float[Array, "batch _ _ _"]:

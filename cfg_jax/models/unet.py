@@ -157,6 +157,11 @@ class UNet(Levels):
         """The parts of the condition that the network takes, of `NAMES`."""
         return tuple(self.parts((1, 1, 1, 1)))
 
+    @property
+    def takes_more_than_labels(self) -> bool:
+        """Whether its condition has other parts than labels."""
+        return bool(set(self.takes) - {"label"})
+
     @nn.nowrap
     def nulls(self, *, null_logsnr: float) -> dict[str, Any]:
         """What stands for none, of each part of the condition, see `Levels.nulls`."""
@@ -190,6 +195,12 @@ class UNet(Levels):
     @nn.nowrap
     def _checked(self, shape: tuple[int, ...], cond: Any) -> dict[str, Any]:
         """The parts of a condition, checked."""
+        _, height, width, _ = shape
+        if self.upscale and (height % self.upscale or width % self.upscale):
+            raise ValueError(
+                f"the U-Net enlarges {self.upscale} times, so height and width must be multiples "
+                f"of {self.upscale}; got {height}×{width}"
+            )
         wanted = self._wanted(shape)
         given: dict[str, Any] = cond if isinstance(cond, dict) else {"label": cond}
         for part in NAMES:
@@ -215,17 +226,11 @@ class UNet(Levels):
             h = h + nn.Embed(labels, h.shape[-1], embedding_init=init, name="label")(parts["label"])
         if self.vector:
             given = jnp.any(parts["vector"] != 0, axis=-1, keepdims=True)
-            h = h + self._embedded("vector", jnp.concatenate([parts["vector"], given], axis=-1))
+            h = h + self.embed("vector", jnp.concatenate([parts["vector"], given], axis=-1))
         if self.augmented:
             features = noise_level_features(parts["small"].logsnr, self.channels)
-            h = h + self._embedded("small_level", features)
+            h = h + self.embed("small_level", features)
         return nn.silu(h)
-
-    @nn.nowrap
-    def _embedded(self, name: str, features: Array) -> Array:
-        """Two dense layers of the embedding's width, as those of the noise level."""
-        h = nn.silu(nn.Dense(4 * self.channels, name=f"{name}_0")(features))
-        return nn.Dense(4 * self.channels, name=f"{name}_1")(h)
 
 
 @jax.tree_util.register_dataclass

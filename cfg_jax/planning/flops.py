@@ -1,16 +1,19 @@
-"""Floating-point operations of a traced program: its convolutions and matrix products.
+"""Floating-point operations of a traced program, and how many a second a device here makes.
 
-XLA counts the body of a loop once; here a `scan` counts as often as it runs. A multiplication and
-an addition are two. Of a convolution only what meets the image is counted, not the padding, as XLA
-does:
+Only convolutions and matrix products are counted. XLA counts the body of a loop once; here a `scan`
+counts as often as it runs. A multiplication and an addition are two. Of a convolution only what
+meets the image is counted, not the padding, as XLA does:
 
     2 · batch · channels out · channels in / groups · Π_d #{(output, tap) : the tap is in the image}
 """
 
 import math
+import statistics
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.extend import core
 
@@ -36,6 +39,28 @@ def count(jaxpr: Any) -> int:
             used |= _variables(equation.invars)
             total += _operations(equation)
     return total
+
+
+def matmul_rate(dtype: Any, *, repeats: int = 10) -> float:
+    """What one device makes of two large matrices' product, measured: the median over repeats.
+
+    Args:
+      dtype: Of the matrices.
+      repeats: How often it is timed.
+
+    Returns:
+      Floating-point operations a second.
+    """
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    product = jax.jit(lambda a: a @ a)
+    jax.block_until_ready(product(a))
+    taken = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(product(a))
+        taken.append(time.perf_counter() - started)
+    return 2.0 * size**3 / statistics.median(taken)
 
 
 def _variables(atoms: Sequence[Any]) -> set[Any]:

@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Array, ArrayLike
 from ml_collections import ConfigDict
 
-from cfg_jax.data.images import shrink, to_float
+from cfg_jax.data.images import to_float
 from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.condition import Condition, augmented
 from cfg_jax.models import UNet
+from cfg_jax.models.layers import downsample
 from cfg_jax.models.unet import joined
 from cfg_jax.training import config as recipe
 
@@ -73,5 +74,6 @@ def of_examples(
         if part != "small"
     }
     if network.upscale:
-        parts["small"] = shrink(to_float(images), network.upscale)
+        x = jnp.asarray(to_float(images))
+        parts["small"] = np.asarray(downsample(x, network.upscale))
     return parts, images

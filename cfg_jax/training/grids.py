@@ -51,7 +51,7 @@ class GridWriter:
 
     def write(self, step: int, params: Any) -> Path:
         """Samples with these parameters and writes the picture of the given step."""
-        if set(self._network.takes) - {"label"}:
+        if self._network.takes_more_than_labels:
             page = self._beside_examples(params)
         else:
             page = self._by_class(params)

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from cfg_jax.data.images import shrink, to_float
+from cfg_jax.data.images import to_float
 from cfg_jax.diffusion import objective
 from cfg_jax.diffusion.condition import Noisy, augmented
 from cfg_jax.diffusion.objective import Draw
 from cfg_jax.diffusion.schedules import Schedule
 from cfg_jax.models import Encoder, UNet
+from cfg_jax.models.layers import downsample
 from cfg_jax.models.unet import joined
 from cfg_jax.training.averages import Average, move
 from cfg_jax.training.state import State
@@ -99,7 +100,7 @@ def prepare(
     x = to_float(batch["image"])
     parts: dict[str, Any] = {part: batch[part] for part in network.takes if part != "small"}
     if isinstance(network, UNet) and network.upscale:
-        small = shrink(x, network.upscale)
+        small = downsample(x, network.upscale)
         parts["small"] = _noised(draw_key, small, schedule, small_logsnr_min)
     draw = objective.draw(
         draw_key,

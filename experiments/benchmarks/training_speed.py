@@ -277,15 +277,6 @@ def take_turns(contestants: dict[str, Contestant], repeats: int, batch: int) -> 
     return found
 
 
-def matmul_flops(dtype, size: int, repeats: int) -> float:
-    """The device's FLOP/s in products of two size×size matrices."""
-    a = jax.random.normal(jax.random.key(0), (size, size), dtype)
-    product = jax.jit(lambda x: x @ x)
-    jax.block_until_ready(product(a))
-    times = [seconds(lambda: jax.block_until_ready(product(a))) for _ in range(repeats)]
-    return 2.0 * size**3 / statistics.median(times)
-
-
 def network_report(config, arguments) -> dict:
     """The first part."""
     shape, classes = (arguments.size, arguments.size, arguments.channels), arguments.classes
@@ -310,9 +301,7 @@ def network_report(config, arguments) -> dict:
                 arguments.guided_diffusion, config, shape, classes, arguments.batch, compiled
             )
     found = take_turns(contestants, arguments.repeats, arguments.batch)
-    rate = matmul_flops(
-        recipe.DTYPES[arguments.dtype], 2048 if jax.default_backend() == "cpu" else 8192, 10
-    )
+    rate = flops.matmul_rate(recipe.DTYPES[arguments.dtype])
     mine = found["cfg_jax"]
     of_matmul = mine["forward_flops_per_image"] / rate
     return {

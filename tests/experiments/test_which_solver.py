@@ -158,7 +158,8 @@ def test_it_measures_draws_and_fills(small, trained, tmp_path):
         grid=DEFAULT_GRID,
     )
     (row,) = (row for row in report["guidance"]["classifier_free"] if row["w"] == 1.0)
-    for name, score in small.judge_of(run).scores(x, labels).items():
+    judge = small.scoring.judge_of(run.config.data, run.workdir / "evaluation")
+    for name, score in judge.scores(x, labels).items():
         assert row[name] == pytest.approx(score, rel=1e-3), name
 
 

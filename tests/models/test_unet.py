@@ -226,6 +226,12 @@ def test_an_upsampler_without_its_images_is_refused():
         network.clone(augmented=True).init(jax.random.key(0), Z, LAM, {"small": Z[:, :4, :4]})
 
 
+def test_a_size_that_is_no_multiple_of_its_factor_is_refused():
+    network = SMALLEST.clone(upscale=3)
+    with pytest.raises(ValueError, match=r"enlarges 3 times.*multiples of 3; got 8×8"):
+        network.shapes((8, 8, 1))
+
+
 def dense(layer, x):
     return x @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"], np.float64)
 

@@ -145,3 +145,10 @@ def test_the_network_costs_what_its_layers_do():
         if outs == 48:  # queries by keys, and the mean of the values
             expected += 2 * (2 * 4 * 64 * 64 * 16)
     assert found == expected
+
+
+def test_the_rate_of_products_is_their_operations_over_the_median_time(monkeypatch):
+    """2 n³ for n = 2048, by a clock that says 1, 4 and 100 seconds."""
+    clock = iter([0.0, 1.0, 10.0, 14.0, 20.0, 120.0])
+    monkeypatch.setattr(flops.time, "perf_counter", lambda: next(clock))
+    assert flops.matmul_rate(jnp.float32, repeats=3) == 2 * 2048**3 / 4.0
