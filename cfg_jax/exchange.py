@@ -13,9 +13,9 @@ import jax.numpy as jnp
 
 from cfg_jax.interop import safetensors_file
 from cfg_jax.run import Trained
+from cfg_jax.runtime import manifest
+from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.training import config as recipe
-from cfg_jax.training import manifest
-from cfg_jax.training.checkpoints import Checkpoints
 from cfg_jax.training.state import State
 from cfg_jax.training.workdir import Description, claim, from_json, to_json
 

@@ -17,15 +17,16 @@ from ml_collections import ConfigDict
 from cfg_jax import guidance
 from cfg_jax.diffusion.denoiser import Denoiser
 from cfg_jax.diffusion.schedules import Schedule
-from cfg_jax.models import Encoder, UNet
-from cfg_jax.models.encoder import LogProb
-from cfg_jax.models.unet import NAMES, LearnedVariance
+from cfg_jax.networks import Encoder, UNet
+from cfg_jax.networks.encoder import LogProb
+from cfg_jax.networks.unet import NAMES, LearnedVariance
+from cfg_jax.optim import averages
+from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.sampling import sample, sharded_sample
 from cfg_jax.sampling.grids import Grid
 from cfg_jax.sampling.solvers import Ancestral, Solver
-from cfg_jax.training import averages, conditions
+from cfg_jax.training import conditions
 from cfg_jax.training import config as recipe
-from cfg_jax.training.checkpoints import Checkpoints
 from cfg_jax.training.guided import guided
 from cfg_jax.training.journal import note
 from cfg_jax.training.workdir import describe

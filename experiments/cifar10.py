@@ -34,13 +34,13 @@ from tqdm import tqdm
 import cfg_jax
 from cfg_jax.data.images import to_uint8
 from cfg_jax.evaluation.report import samples_figure
-from cfg_jax.files import atomic
 from cfg_jax.planning import flops
 from cfg_jax.run import Run
+from cfg_jax.runtime.files import atomic
+from cfg_jax.runtime.mesh import device_mesh
 from cfg_jax.training import config as recipes
 from cfg_jax.training import metrics
 from cfg_jax.training.loop import StoppedError, train
-from cfg_jax.training.mesh import device_mesh
 
 ROOT = Path(__file__).parents[1]
 FIGURE = Path(__file__).parent / "figures" / "cifar10.png"

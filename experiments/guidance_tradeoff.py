@@ -44,8 +44,8 @@ from tqdm import tqdm
 import cfg_jax
 from cfg_jax import solvers
 from cfg_jax.run import Run
+from cfg_jax.runtime.mesh import device_mesh
 from cfg_jax.training.loop import StoppedError, train
-from cfg_jax.training.mesh import device_mesh
 
 ROOT = Path(__file__).parents[1]
 FIGURE = Path(__file__).parent / "figures" / "guidance_tradeoff.png"

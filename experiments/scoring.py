@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from ml_collections import ConfigDict
 
-from cfg_jax import bulk, evaluation
+from cfg_jax import evaluation
 from cfg_jax.cli import flagging
 from cfg_jax.data import open_dataset
 from cfg_jax.evaluation import record
+from cfg_jax.runtime import bulk
 
 BLACK, BLUE, VERMILION = "#333333", "#0072B2", "#D55E00"  # told apart by colour-blind readers too
 GREEN, ORANGE, PINK, SKY = "#009E73", "#E69F00", "#CC79A7", "#56B4E9"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cfg_jax.models.inception import Activations
+from cfg_jax.evaluation.inception_network import Activations
 
 POOL, SPATIAL, CLASSES = 6, 4, 5
 

@@ -6,7 +6,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from numpy.lib.stride_tricks import sliding_window_view
 
-from cfg_jax.models.inception import InceptionV3
+from cfg_jax.evaluation.inception_network import InceptionV3
 
 ENDS = {
     "kernel": "weight",

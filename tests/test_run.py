@@ -10,9 +10,9 @@ from recipes import tiny
 
 import cfg_jax
 from cfg_jax import guidance, schedules, solvers
+from cfg_jax.runtime.mesh import device_mesh
 from cfg_jax.training import config as recipe
 from cfg_jax.training.loop import train
-from cfg_jax.training.mesh import device_mesh
 
 KEY = jax.random.key(0)
 Z = jax.random.normal(KEY, (2, 8, 8, 1))

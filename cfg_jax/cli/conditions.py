@@ -7,8 +7,8 @@ import numpy as np
 
 from cfg_jax.data import Dataset, open_dataset
 from cfg_jax.data.images import to_float
-from cfg_jax.files import read_arrays
 from cfg_jax.run import Run
+from cfg_jax.runtime.files import read_arrays
 
 FLAGS = {"vector": "vectors", "small": "small"}
 """The flags that name a file, by the part of the condition that it gives."""

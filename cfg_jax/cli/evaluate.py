@@ -8,15 +8,16 @@ import jax
 import numpy as np
 from absl import flags
 
-from cfg_jax import bulk, evaluation
+from cfg_jax import evaluation
 from cfg_jax.cli import conditions, flagging
 from cfg_jax.cli.sample import SAMPLING, define, loaded, strengths
 from cfg_jax.data import Dataset, open_dataset
 from cfg_jax.data.images import enlarge, to_uint8
 from cfg_jax.run import NoisyClassifier, Run, load_noisy_classifier
+from cfg_jax.runtime import bulk
+from cfg_jax.runtime.mesh import device_mesh
 from cfg_jax.training import guided
 from cfg_jax.training.conditions import of_examples
-from cfg_jax.training.mesh import device_mesh
 from cfg_jax.training.workdir import describe
 
 WS, SCALES = "0,0.1,0.3,1,4", "0,1,2,4,8"

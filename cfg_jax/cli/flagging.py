@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from cfg_jax.runtime import processes
 from cfg_jax.training import config as recipe
-from cfg_jax.training import processes
 
 
 def parse(

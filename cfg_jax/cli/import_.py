@@ -9,7 +9,7 @@ from cfg_jax import exchange
 from cfg_jax.cli import flagging
 from cfg_jax.interop import guided_diffusion, torch_file
 from cfg_jax.interop.guided_diffusion import ARCHITECTURES, Architecture
-from cfg_jax.models import Encoder
+from cfg_jax.networks import Encoder
 from cfg_jax.training import config as recipe
 from cfg_jax.training.workdir import Description
 

@@ -10,11 +10,11 @@ from ml_collections import ConfigDict, config_flags
 
 from cfg_jax.cli import flagging
 from cfg_jax.data import peek
-from cfg_jax.files import atomic
 from cfg_jax.planning import topology as topologies
 from cfg_jax.planning.plan import make_plan, search
 from cfg_jax.planning.report import markdown
 from cfg_jax.planning.search import Trial
+from cfg_jax.runtime.files import atomic
 
 PURPOSE = """Says whether a recipe's training step and sampler fit a slice of a TPU pod, and how
 fast they can be at best. Compiles both with the real TPU compiler, which needs no TPU but minutes:

@@ -10,17 +10,17 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from cfg_jax import bulk
 from cfg_jax.cli import INTERRUPTED, FailedError, conditions, flagging
 from cfg_jax.data.images import enlarge, interleave, save_grid, to_uint8
 from cfg_jax.diffusion import checks
-from cfg_jax.files import atomic
 from cfg_jax.run import FORMS, NoisyClassifier, Run, load, load_noisy_classifier
+from cfg_jax.runtime import bulk, processes
+from cfg_jax.runtime.files import atomic
+from cfg_jax.runtime.mesh import device_mesh
 from cfg_jax.sampling import grids
 from cfg_jax.training import config as recipe
-from cfg_jax.training import guided, processes
+from cfg_jax.training import guided
 from cfg_jax.training.conditions import of_examples
-from cfg_jax.training.mesh import device_mesh
 
 PURPOSE = """Samples images from a trained model, over all devices. --out ending in .png gives a
 picture, a row a label; .npz gives arr_0 (uint8, NHWC) and arr_1 (labels), as guided-diffusion's

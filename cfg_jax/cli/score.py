@@ -7,10 +7,10 @@ from typing import Any
 import jax
 from absl import flags
 
-from cfg_jax import files
 from cfg_jax.cli import flagging
 from cfg_jax.evaluation import archive as archives
 from cfg_jax.evaluation import comparison, inception, record
+from cfg_jax.runtime import files
 
 PURPOSE = """Scores samples against a reference as published figures are: FID, sFID, Inception
 score, KID, precision and recall, in the features of the Inception network of FID, whose weights

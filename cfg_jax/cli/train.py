@@ -9,8 +9,8 @@ from absl import flags
 
 from cfg_jax.cli import INTERRUPTED, FailedError, flagging
 from cfg_jax.data.pipeline import LostWorkerError
-from cfg_jax.training import processes
-from cfg_jax.training.checkpoints import CheckpointError
+from cfg_jax.runtime import processes
+from cfg_jax.runtime.checkpoints import CheckpointError
 from cfg_jax.training.feed import StalledDataError
 from cfg_jax.training.loop import StoppedError, train
 from cfg_jax.training.replay import replay, table

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cfg_jax.data.sources import ArraySource, Dataset
-from cfg_jax.files import read_arrays
+from cfg_jax.runtime.files import read_arrays
 
 NAMES = ("image", "label", "vector", "class_names")
 

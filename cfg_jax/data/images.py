@@ -8,7 +8,7 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-from cfg_jax.files import atomic
+from cfg_jax.runtime.files import atomic
 
 Images = TypeVar("Images", np.ndarray, jax.Array)
 

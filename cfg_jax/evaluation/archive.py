@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from cfg_jax.evaluation.frechet import Moments
-from cfg_jax.files import DAMAGED_NPZ
+from cfg_jax.runtime.files import DAMAGED_NPZ
 
 IMAGES = "arr_0"
 

@@ -19,7 +19,7 @@ from cfg_jax import __version__
 from cfg_jax.data.images import to_float
 from cfg_jax.data.sources import ArraySource, Dataset
 from cfg_jax.evaluation import record
-from cfg_jax.models.classifier import Classifier
+from cfg_jax.evaluation.scorer import Classifier
 
 _FORWARD_BATCH = 256
 

@@ -23,7 +23,7 @@ from cfg_jax.evaluation.frechet import Moments, frechet_distance, moments
 from cfg_jax.evaluation.inception_score import inception_score
 from cfg_jax.evaluation.kernel_distance import kernel_distance
 from cfg_jax.evaluation.precision_recall import precision_recall
-from cfg_jax.files import checksum
+from cfg_jax.runtime.files import checksum
 
 METRICS = ("fid", "sfid", "is", "kid", "pr")
 

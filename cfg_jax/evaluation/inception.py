@@ -14,9 +14,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from tqdm import tqdm
 
 from cfg_jax.evaluation.features import over_devices
-from cfg_jax.files import atomic, checksum
+from cfg_jax.evaluation.inception_network import Activations, InceptionV3
 from cfg_jax.interop import torch_file
-from cfg_jax.models.inception import Activations, InceptionV3
+from cfg_jax.runtime.files import atomic, checksum
 
 URL = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"

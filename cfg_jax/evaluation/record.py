@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 
 from cfg_jax import __version__
-from cfg_jax.files import DAMAGED_NPZ, atomic
+from cfg_jax.runtime.files import DAMAGED_NPZ, atomic
 
 
 def stamp() -> dict[str, Any]:

@@ -17,8 +17,8 @@ import numpy as np
 from flax import traverse_util
 
 from cfg_jax.diffusion.schedules import CosineBeta, DiscreteSchedule, LinearBeta
-from cfg_jax.models import Encoder, UNet
-from cfg_jax.models.layers import TimestepFeatures, head_size
+from cfg_jax.networks import Encoder, UNet
+from cfg_jax.nn.layers import TimestepFeatures, head_size
 
 Network = UNet | Encoder
 NAMED = 3

@@ -9,7 +9,7 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
-from cfg_jax.files import atomic
+from cfg_jax.runtime.files import atomic
 
 SEPARATOR = "."
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import jax
 
-from cfg_jax.files import atomic, cache
 from cfg_jax.planning import flops, hlo
 from cfg_jax.planning.hlo import Collective
 from cfg_jax.planning.topology import Topology
+from cfg_jax.runtime.files import atomic, cache
 
 Report = Callable[[str], None]
 

@@ -8,13 +8,13 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from cfg_jax.models import UNet
+from cfg_jax.networks import UNet
 from cfg_jax.planning.analysis import Analysis, Report, analyse
 from cfg_jax.planning.search import Trial, largest
 from cfg_jax.planning.topology import Topology
 from cfg_jax.run import Run
+from cfg_jax.runtime import mesh as meshes
 from cfg_jax.training import config as recipe
-from cfg_jax.training import mesh as meshes
 from cfg_jax.training.program import Program, build
 
 

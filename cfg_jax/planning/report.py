@@ -9,7 +9,7 @@ from cfg_jax.planning.hlo import KINDS
 from cfg_jax.planning.plan import Plan, bytes_a_chip
 from cfg_jax.planning.roofline import roofline
 from cfg_jax.planning.search import Trial
-from cfg_jax.training import mesh as meshes
+from cfg_jax.runtime import mesh as meshes
 from cfg_jax.training import program as programs
 
 UTILISATIONS = (1.0, 0.4)

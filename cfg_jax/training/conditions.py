@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 from cfg_jax.data.images import to_float
 from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.condition import Condition, augmented
-from cfg_jax.models import UNet
-from cfg_jax.models.layers import downsample
-from cfg_jax.models.unet import joined
+from cfg_jax.networks import UNet
+from cfg_jax.networks.unet import joined
+from cfg_jax.nn.layers import downsample
 from cfg_jax.training import config as recipe
 
 

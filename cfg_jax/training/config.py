@@ -13,15 +13,15 @@ from ml_collections.config_dict import placeholder
 from cfg_jax.diffusion import checks, objective, schedules
 from cfg_jax.diffusion.condition import KEPT
 from cfg_jax.diffusion.schedules import DiscreteSchedule, Schedule
-from cfg_jax.models import Encoder, UNet
-from cfg_jax.models.blocks import REMAT, RESAMPLE
-from cfg_jax.models.layers import LevelFeatures, TimestepFeatures, noise_level_features
-from cfg_jax.models.unet import LearnedVariance, joined
+from cfg_jax.networks import Encoder, UNet
+from cfg_jax.networks.blocks import REMAT, RESAMPLE
+from cfg_jax.networks.unet import LearnedVariance, joined
+from cfg_jax.nn.layers import LevelFeatures, TimestepFeatures, noise_level_features
+from cfg_jax.optim.averages import Average, Constant, Power, exponent
 from cfg_jax.sampling import grids, solvers
 from cfg_jax.sampling.grids import Grid
 from cfg_jax.sampling.solvers import Solver
 from cfg_jax.training import guided
-from cfg_jax.training.averages import Average, Constant, Power, exponent
 from cfg_jax.training.step import Loss
 
 SCHEDULES = {"cosine": schedules.Cosine, "uniform": schedules.Uniform}

@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 from cfg_jax.data import Dataset
 from cfg_jax.data.images import enlarge, interleave, save_grid, to_uint8
 from cfg_jax.diffusion.denoiser import Denoiser
-from cfg_jax.models import UNet
+from cfg_jax.networks import UNet
+from cfg_jax.runtime import processes
 from cfg_jax.sampling import sharded_sample
-from cfg_jax.training import conditions, processes
+from cfg_jax.training import conditions
 from cfg_jax.training import config as recipe
 from cfg_jax.training.guided import guided
 

@@ -18,7 +18,7 @@ from cfg_jax.diffusion import checks, prediction
 from cfg_jax.diffusion.denoiser import Denoiser, clipped, dynamically_thresholded
 from cfg_jax.diffusion.logsnr import floating
 from cfg_jax.guidance.base import strength
-from cfg_jax.models.unet import NAMES
+from cfg_jax.networks.unet import NAMES
 
 SPACES = {**prediction.KINDS, guidance.VELOCITY.name: guidance.VELOCITY}
 

@@ -7,7 +7,7 @@ from types import TracebackType
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from cfg_jax.training import processes
+from cfg_jax.runtime import processes
 from cfg_jax.training.ledger import Ledger
 from cfg_jax.training.metrics import MetricsWriter
 from cfg_jax.training.step import Metrics

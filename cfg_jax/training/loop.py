@@ -10,11 +10,11 @@ import jax
 from ml_collections import ConfigDict
 
 from cfg_jax.data import Dataset, batches, open_dataset
-from cfg_jax.models import UNet
+from cfg_jax.networks import UNet
+from cfg_jax.runtime import mesh as meshes
+from cfg_jax.runtime import processes
+from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.training import config as recipe
-from cfg_jax.training import mesh as meshes
-from cfg_jax.training import processes
-from cfg_jax.training.checkpoints import Checkpoints
 from cfg_jax.training.feed import Feed
 from cfg_jax.training.grids import GridWriter
 from cfg_jax.training.journal import Journal, note

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cfg_jax.files import atomic
+from cfg_jax.runtime.files import atomic
 
 
 class MetricsWriter:

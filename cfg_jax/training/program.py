@@ -14,9 +14,9 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cfg_jax.models import Encoder, UNet
+from cfg_jax.networks import Encoder, UNet
+from cfg_jax.runtime import mesh as meshes
 from cfg_jax.training import config as recipe
-from cfg_jax.training import mesh as meshes
 from cfg_jax.training import state as states
 from cfg_jax.training import step as steps
 from cfg_jax.training.state import State

@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 
 from cfg_jax.data import open_dataset
 from cfg_jax.data.images import save_grid
-from cfg_jax.files import atomic
+from cfg_jax.runtime import mesh as meshes
+from cfg_jax.runtime.checkpoints import Checkpoints
+from cfg_jax.runtime.files import atomic
 from cfg_jax.training import config as recipe
-from cfg_jax.training import mesh as meshes
-from cfg_jax.training.checkpoints import Checkpoints
 from cfg_jax.training.loop import stream
 from cfg_jax.training.program import build
 from cfg_jax.training.step import losses

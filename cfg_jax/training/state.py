@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from cfg_jax.models import Encoder, UNet
+from cfg_jax.networks import Encoder, UNet
 
 
 class State(NamedTuple):

@@ -18,10 +18,10 @@ from cfg_jax.diffusion import objective
 from cfg_jax.diffusion.condition import Noisy, augmented
 from cfg_jax.diffusion.objective import Draw
 from cfg_jax.diffusion.schedules import Schedule
-from cfg_jax.models import Encoder, UNet
-from cfg_jax.models.layers import downsample
-from cfg_jax.models.unet import joined
-from cfg_jax.training.averages import Average, move
+from cfg_jax.networks import Encoder, UNet
+from cfg_jax.networks.unet import joined
+from cfg_jax.nn.layers import downsample
+from cfg_jax.optim.averages import Average, move
 from cfg_jax.training.state import State
 
 BINS = 10

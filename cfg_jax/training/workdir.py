@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from cfg_jax.files import atomic
+from cfg_jax.runtime.files import atomic
 from cfg_jax.training import config as recipe
 
 

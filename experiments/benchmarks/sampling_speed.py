@@ -49,8 +49,9 @@ import numpy as np
 from tqdm import tqdm
 
 import cfg_jax
-from cfg_jax import files, guidance, schedules, solvers
+from cfg_jax import guidance, schedules, solvers
 from cfg_jax.diffusion.denoiser import Denoiser
+from cfg_jax.runtime import files
 from cfg_jax.training import config as recipe
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -49,8 +49,8 @@ import optax
 from tqdm import tqdm
 
 from cfg_jax.planning import flops
+from cfg_jax.runtime import mesh as meshes
 from cfg_jax.training import config as recipe
-from cfg_jax.training import mesh as meshes
 from cfg_jax.training import metrics
 from cfg_jax.training.program import build
 
@@ -283,9 +283,9 @@ def network_report(config, arguments) -> dict:
     config.train.batch_size = arguments.batch
     contestants = {"cfg_jax": ours(config, shape, classes, arguments.batch)}
     with (
-        mock.patch("cfg_jax.models.blocks.GroupNorm", PlainGroupNorm),
-        mock.patch("cfg_jax.models.layers.GroupNorm", PlainGroupNorm),
-        mock.patch("cfg_jax.models.unet.GroupNorm", PlainGroupNorm),
+        mock.patch("cfg_jax.networks.blocks.GroupNorm", PlainGroupNorm),
+        mock.patch("cfg_jax.nn.layers.GroupNorm", PlainGroupNorm),
+        mock.patch("cfg_jax.networks.unet.GroupNorm", PlainGroupNorm),
     ):
         plain = ours(config, shape, classes, arguments.batch)
         plain.forward(), plain.training()  # traced while the other normalisation is in place

@@ -12,8 +12,8 @@ from cfg_jax import guidance, schedules, solvers
 from cfg_jax.data.images import to_float, to_uint8
 from cfg_jax.interop import guided_diffusion
 from cfg_jax.interop.guided_diffusion import ARCHITECTURES, Architecture
-from cfg_jax.models import Encoder, UNet
-from cfg_jax.models.layers import TimestepFeatures
+from cfg_jax.networks import Encoder, UNet
+from cfg_jax.nn.layers import TimestepFeatures
 
 LEVELS = {
     "channels": 32,

@@ -124,7 +124,7 @@ def test_a_classifier_is_no_model_and_a_model_no_classifier(refused, trained, no
 
 def test_outside_its_interval_guidance_costs_nothing(command, trained, tmp_path, monkeypatch):
     """The U-Net of batch 20 (both halves) acts inside the interval, that of batch 10 outside."""
-    from cfg_jax.models import UNet
+    from cfg_jax.networks import UNet
 
     traced, original = [], UNet._embed
 
@@ -142,7 +142,7 @@ def test_outside_its_interval_guidance_costs_nothing(command, trained, tmp_path,
 def test_an_interrupted_job_does_not_go_on_under_another_guidance(
     command, refused, trained, tmp_path, monkeypatch
 ):
-    from cfg_jax import bulk
+    from cfg_jax.runtime import bulk
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt

@@ -17,8 +17,8 @@ from cfg_jax.evaluation import (
     precision_recall,
 )
 from cfg_jax.evaluation.inception import variables
+from cfg_jax.evaluation.inception_network import InceptionV3, resize
 from cfg_jax.interop import torch_file
-from cfg_jax.models.inception import InceptionV3, resize
 
 
 class StandIn(types.ModuleType):

@@ -10,9 +10,9 @@ from networks import bilinear
 from cfg_jax import schedules
 from cfg_jax.interop import guided_diffusion
 from cfg_jax.interop.guided_diffusion import ARCHITECTURES, Architecture
-from cfg_jax.models import Encoder, UNet
-from cfg_jax.models.layers import TimestepFeatures
-from cfg_jax.models.unet import LearnedVariance
+from cfg_jax.networks import Encoder, UNet
+from cfg_jax.networks.unet import LearnedVariance
+from cfg_jax.nn.layers import TimestepFeatures
 
 SCHEDULE = schedules.LinearBeta(steps=100)
 LEVELS = {

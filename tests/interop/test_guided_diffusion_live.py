@@ -16,10 +16,10 @@ import cfg_jax
 from cfg_jax import guidance, schedules, solvers
 from cfg_jax.interop import guided_diffusion, torch_file
 from cfg_jax.interop.guided_diffusion import ARCHITECTURES, Architecture
-from cfg_jax.models import Encoder, UNet
-from cfg_jax.models.encoder import LogProb
-from cfg_jax.models.layers import TimestepFeatures
-from cfg_jax.models.unet import LearnedVariance
+from cfg_jax.networks import Encoder, UNet
+from cfg_jax.networks.encoder import LogProb
+from cfg_jax.networks.unet import LearnedVariance
+from cfg_jax.nn.layers import TimestepFeatures
 
 CHECKOUT = os.environ.get("GUIDED_DIFFUSION")
 pytestmark = [

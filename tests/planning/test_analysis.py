@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cfg_jax.planning.analysis import analyse, needed
-from cfg_jax.training.mesh import device_mesh
+from cfg_jax.runtime.mesh import device_mesh
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from cfg_jax.models import UNet
+from cfg_jax.networks import UNet
 from cfg_jax.planning import flops
 
 

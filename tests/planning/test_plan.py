@@ -7,7 +7,7 @@ import pytest
 from analyses import analysis
 from recipes import tiny
 
-from cfg_jax.models import UNet
+from cfg_jax.networks import UNet
 from cfg_jax.planning import plan as plans
 
 DATA = {"shape": (8, 8, 1), "num_classes": 10}

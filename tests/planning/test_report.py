@@ -10,7 +10,7 @@ from cfg_jax.planning.hlo import Collective
 from cfg_jax.planning.plan import Plan, bytes_a_chip
 from cfg_jax.planning.report import advice, markdown
 from cfg_jax.planning.search import Trial
-from cfg_jax.training.mesh import device_mesh
+from cfg_jax.runtime.mesh import device_mesh
 from cfg_jax.training.program import build
 
 GIB = 2**30

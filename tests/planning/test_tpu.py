@@ -124,7 +124,7 @@ def test_memory_grows_with_the_batch(planned):
 def test_a_network_too_large_is_refused_with_what_it_needs(slice_, monkeypatch, tmp_path):
     """One array of 32 GiB a chip, on 15.75."""
     from cfg_jax.planning.analysis import analyse
-    from cfg_jax.training.mesh import device_mesh, split
+    from cfg_jax.runtime.mesh import device_mesh, split
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     mesh = device_mesh(1, slice_.devices)

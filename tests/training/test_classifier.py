@@ -9,10 +9,10 @@ from recipes import tiny, tiny_classifier
 
 import cfg_jax
 from cfg_jax.run import load_noisy_classifier
+from cfg_jax.runtime import mesh as meshes
+from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.training import config as recipe
-from cfg_jax.training import mesh as meshes
 from cfg_jax.training import metrics
-from cfg_jax.training.checkpoints import Checkpoints
 from cfg_jax.training.loop import train
 from cfg_jax.training.program import build
 from cfg_jax.training.replay import replay

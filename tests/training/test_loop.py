@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from recipes import tiny
 
+from cfg_jax.runtime import mesh as meshes
+from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.training import loop, metrics
-from cfg_jax.training import mesh as meshes
-from cfg_jax.training.checkpoints import Checkpoints
 from cfg_jax.training.feed import StalledDataError
 from cfg_jax.training.loop import StoppedError, train
 from cfg_jax.training.program import build

@@ -9,8 +9,8 @@ from recipes import tiny
 from scipy import stats
 
 from cfg_jax import objective
+from cfg_jax.runtime import mesh as meshes
 from cfg_jax.training import config as recipe
-from cfg_jax.training import mesh as meshes
 from cfg_jax.training.program import build
 from cfg_jax.training.step import BINS
 

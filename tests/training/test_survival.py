@@ -10,9 +10,9 @@ import pytest
 from launch import finish, train, wait_for_row
 from recipes import tiny, write
 
-from cfg_jax.training import mesh as meshes
+from cfg_jax.runtime import mesh as meshes
+from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.training import metrics
-from cfg_jax.training.checkpoints import Checkpoints
 from cfg_jax.training.program import build
 
 STEPS = 300

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from cfg_jax.training import manifest
+from cfg_jax.runtime import manifest
 
 TYPES = ["float32", "bfloat16", "float16", "int32", "uint32", "int8", "bool"]
 

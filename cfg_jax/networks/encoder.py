@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from cfg_jax.diffusion.objective import label_log_prob
-from cfg_jax.models.blocks import Levels
-from cfg_jax.models.layers import AttentionPool, GroupNorm
+from cfg_jax.networks.blocks import Levels
+from cfg_jax.nn.layers import AttentionPool, GroupNorm
 
 
 class Encoder(Levels):
@@ -25,7 +25,7 @@ class Encoder(Levels):
     too.
 
     >>> import jax, jax.numpy as jnp
-    >>> from cfg_jax.models.encoder import Encoder
+    >>> from cfg_jax.networks.encoder import Encoder
     >>> net = Encoder(channels=8, channel_mult=(1, 2), blocks=1, attention_resolutions=(4,),
     ...               head_channels=8, num_classes=10)
     >>> z, logsnr = jnp.ones((2, 8, 8, 1)), jnp.zeros(2)
@@ -76,7 +76,7 @@ class LogProb:
       params: Its variables.
 
     >>> import jax, jax.numpy as jnp
-    >>> from cfg_jax.models.encoder import Encoder, LogProb
+    >>> from cfg_jax.networks.encoder import Encoder, LogProb
     >>> net = Encoder(channels=8, channel_mult=(1,), blocks=1, head_channels=8, num_classes=10)
     >>> z = jnp.ones((2, 8, 8, 1))
     >>> log_prob = LogProb(network=net, params=net.init(jax.random.key(0), z, 0.0))

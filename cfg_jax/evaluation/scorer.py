@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cfg_jax.models.layers import Conv, Dtype, GroupNorm
+from cfg_jax.nn.layers import Conv, Dtype, GroupNorm
 
 SMALLEST_SIDE = 8
 
@@ -24,7 +24,7 @@ class Classifier(nn.Module):
       dtype: Of the activations; parameters and the results are float32.
 
     >>> import jax, jax.numpy as jnp
-    >>> from cfg_jax.models.classifier import Classifier
+    >>> from cfg_jax.evaluation.scorer import Classifier
     >>> net, x = Classifier(num_classes=10), jnp.zeros((2, 8, 8, 1))
     >>> logits, features = net.apply(net.init(jax.random.key(0), x), x)
     >>> logits.shape, features.shape

@@ -8,10 +8,10 @@ import pytest
 from networks import random_variables
 from scipy import special
 
-from cfg_jax.models import Encoder
-from cfg_jax.models.blocks import ResidualBlock
-from cfg_jax.models.encoder import LogProb
-from cfg_jax.models.layers import (
+from cfg_jax.networks import Encoder
+from cfg_jax.networks.blocks import ResidualBlock
+from cfg_jax.networks.encoder import LogProb
+from cfg_jax.nn.layers import (
     AttentionPool,
     Conv,
     GroupNorm,

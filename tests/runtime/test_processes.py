@@ -8,7 +8,8 @@ import pytest
 from launch import train_together, wait_for_row
 from recipes import write
 
-from cfg_jax.training import metrics, processes
+from cfg_jax.runtime import processes
+from cfg_jax.training import metrics
 
 
 def test_a_notice_to_one_process_saves_in_all(tmp_path):

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec
 from scipy import special
 
 from cfg_jax import schedules
-from cfg_jax.models import layers
+from cfg_jax.networks import layers
 
 RNG = np.random.default_rng(0)
 

@@ -7,7 +7,7 @@ import pytest
 from inception_network import Network, random_tensors, resized
 
 from cfg_jax.evaluation.inception import variables
-from cfg_jax.models.inception import InceptionV3, resize
+from cfg_jax.evaluation.inception_network import InceptionV3, resize
 
 
 @pytest.mark.parametrize(("height", "width"), [(5, 8), (1, 31), (31, 31), (64, 40)])

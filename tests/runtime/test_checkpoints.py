@@ -24,8 +24,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from launch import PYTHONPATH, xla_flags
 
-from cfg_jax.training import manifest
-from cfg_jax.training.checkpoints import CheckpointError, Checkpoints
+from cfg_jax.runtime import manifest
+from cfg_jax.runtime.checkpoints import CheckpointError, Checkpoints
 from cfg_jax.training.state import State
 
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from cfg_jax.diffusion.condition import Condition, Noisy
-from cfg_jax.models.blocks import Levels
-from cfg_jax.models.layers import Conv, GroupNorm, noise_level_features
+from cfg_jax.networks.blocks import Levels
+from cfg_jax.nn.layers import Conv, GroupNorm, noise_level_features
 
 NAMES = {"label": "labels", "vector": "vectors", "small": "small images"}
 """What a condition may be made of."""
@@ -51,7 +51,7 @@ class UNet(Levels):
     The other attributes are those of `blocks.Levels`.
 
     >>> import jax, jax.numpy as jnp
-    >>> from cfg_jax.models import UNet
+    >>> from cfg_jax.networks import UNet
     >>> net = UNet(channels=8, channel_mult=(1, 2), blocks=1, attention_resolutions=(4,),
     ...            head_channels=8, num_classes=10)
     >>> z, logsnr, label = jnp.ones((2, 8, 8, 1)), jnp.zeros(2), jnp.array([3, 10])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfg_jax.models.classifier import Classifier
+from cfg_jax.evaluation.scorer import Classifier
 
 NET = Classifier(num_classes=5, channels=4, features=6)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from cfg_jax.training import mesh as meshes
+from cfg_jax.runtime import mesh as meshes
 
 TREE = {
     "dense": {"kernel": jnp.zeros((6, 16)), "bias": jnp.zeros(16)},

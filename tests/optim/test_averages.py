@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfg_jax.training.averages import Constant, Power, exponent, move, weights
+from cfg_jax.optim.averages import Constant, Power, exponent, move, weights
 
 STEPS = 400
 RNG = np.random.default_rng(0)

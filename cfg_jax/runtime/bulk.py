@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cfg_jax.files import atomic
-from cfg_jax.training import processes
+from cfg_jax.runtime import processes
+from cfg_jax.runtime.files import atomic
 
 Draw = Callable[[int, np.ndarray | None], np.ndarray]
 """(offset, labels) -> uint8 images of (batch, height, width, channels), from number `offset` on."""

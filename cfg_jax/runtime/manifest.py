@@ -32,7 +32,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Shaped, UInt32
 
-from cfg_jax.files import atomic, checksum
+from cfg_jax.runtime.files import atomic, checksum
 
 NAME = "manifest.json"
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cfg_jax import bulk
+from cfg_jax.runtime import bulk
 
 LABELS = np.arange(10)
 CALLS = []

@@ -23,8 +23,8 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.sharding import SingleDeviceSharding
 
-from cfg_jax.training import manifest, processes
-from cfg_jax.training.manifest import Manifest
+from cfg_jax.runtime import manifest, processes
+from cfg_jax.runtime.manifest import Manifest
 from cfg_jax.training.state import State
 
 Report = Callable[[str], object]

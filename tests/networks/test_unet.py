@@ -9,9 +9,9 @@ import pytest
 from networks import bilinear, random_variables
 
 from cfg_jax.diffusion.condition import Noisy, broadcast
-from cfg_jax.models import UNet
-from cfg_jax.models.blocks import REMAT, ResidualBlock
-from cfg_jax.models.unet import LearnedVariance
+from cfg_jax.networks import UNet
+from cfg_jax.networks.blocks import REMAT, ResidualBlock
+from cfg_jax.networks.unet import LearnedVariance
 
 TINY = {
     "channels": 8,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from networks import random_variables
 
-from cfg_jax.models.blocks import Levels, ResidualBlock
+from cfg_jax.networks.blocks import Levels, ResidualBlock
 
 RNG = np.random.default_rng(0)
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from cfg_jax.files import atomic
+from cfg_jax.runtime.files import atomic
 
 
 def write_atomically(path, content):

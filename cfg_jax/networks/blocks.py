@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cfg_jax.models.layers import (
+from cfg_jax.nn.layers import (
     Conv,
     Dtype,
     GroupNorm,
