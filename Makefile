@@ -9,11 +9,12 @@ STAMP := $(VENV)/.installed
 GUIDED_DIFFUSION ?= $(VENV)/guided-diffusion
 GUIDED_DIFFUSION_COMMIT := 22e0df8183507e13a7813f8d38d51b072ca1e67c
 
-.PHONY: help venv demo test test-optimised test-tpu-plan test-parity lint
+.PHONY: help venv demo test test-all test-optimised test-tpu-plan test-parity lint
 
 help:
 	@echo 'make demo   set up, train on real digits, sample with guidance, score a sweep over w'
-	@echo 'make test   set up, run the whole test suite'
+	@echo 'make test   set up, run the test suite'
+	@echo 'make test-all   the same, and the walks that are slow by nature'
 	@echo 'make test-optimised   the same, compiled as users compile; takes twice as long'
 	@echo 'make test-tpu-plan   compile for TPUs that are not there; installs libtpu (205 MB)'
 	@echo 'make test-parity   compare with other projects; installs torch, fetches their code'
@@ -36,11 +37,16 @@ demo: venv
 	$(BIN)/python -m cfg_jax evaluate --workdir $(DEMO) --w 0,0.1,0.3,1,4
 	@echo 'Look at $(DEMO)/samples.png and $(DEMO)/evaluation/: report.md, tradeoff.png, samples_by_w.png'
 
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: venv
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m 'not slow'
+
+test-all: venv
+	$(PYTEST)
 
 test-optimised: export CFG_JAX_TEST_OPTIMISED = 1
-test-optimised: test
+test-optimised: test-all
 
 test-tpu-plan: venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \

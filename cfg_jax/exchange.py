@@ -1,7 +1,7 @@
 """Trained networks that travel: as one .safetensors file, and as a run that was trained elsewhere.
 
-The file holds the parameters, and in its metadata the recipe, one image's shape and the names of
-the classes, as a work directory's config.json does.
+The file holds the parameters, and in its metadata the recipe and what is known of the data, as a
+work directory's config.json does.
 """
 
 import os
@@ -10,21 +10,58 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
 
-from cfg_jax.interop import safetensors_file
-from cfg_jax.run import Trained
+from cfg_jax import recipe
+from cfg_jax.blueprint import blueprint
+from cfg_jax.conditions import Label, Small
+from cfg_jax.data import Folder
+from cfg_jax.interop import guided_diffusion, safetensors_file, torch_file
+from cfg_jax.interop.guided_diffusion import Architecture
+from cfg_jax.model import Model, of_blueprint
+from cfg_jax.networks import Encoder
+from cfg_jax.nn import TimestepFeatures
+from cfg_jax.objectives import CrossEntropy
+from cfg_jax.parts import Classes, Facts
+from cfg_jax.recipe.description import Description, claim, from_json, to_json
+from cfg_jax.recipe.slots import FACTS, fields
+from cfg_jax.run import Run
 from cfg_jax.runtime import manifest
 from cfg_jax.runtime.checkpoints import Checkpoints
-from cfg_jax.training import config as recipe
+from cfg_jax.sampling.grids import UniformU
+from cfg_jax.sampling.solvers import Ancestral
 from cfg_jax.training.state import State
-from cfg_jax.training.workdir import Description, claim, from_json, to_json
+
+ELSEWHERE = "elsewhere"
+"""The path of data that did not come along."""
 
 
-def export(run: Trained, path: str | os.PathLike) -> None:
+def export(run: Run, path: str | os.PathLike) -> None:
     """Writes a run's parameters, the moving average that was loaded, to a .safetensors file."""
-    description = Description(run.config, run.shape, run.class_names)
+    description = Description(run.config.as_configdict(), run.facts)
     metadata = {"cfg_jax": to_json(description), "step": str(run.step)}
     safetensors_file.write(path, run.params, metadata)
+
+
+def read_model(path: str | os.PathLike) -> Model:
+    """The model in a file that `export` wrote.
+
+    Raises:
+      ValueError: The file cannot be read, or holds something else.
+    """
+    params, description, _ = _read(path)
+    plan = blueprint(description.config, description.facts)
+    return Model(**of_blueprint(plan, jax.tree.map(jnp.asarray, params)))
+
+
+def read_description(path: str | os.PathLike) -> Description:
+    """The recipe in a file that `export` wrote, and what is known of its data.
+
+    Raises:
+      ValueError: The file cannot be read, or holds something else.
+    """
+    return _read(path)[1]
 
 
 def import_run(path: str | os.PathLike, workdir: Path) -> None:
@@ -33,18 +70,55 @@ def import_run(path: str | os.PathLike, workdir: Path) -> None:
     Raises:
       ValueError: The file cannot be read, holds something else, or the directory holds a run.
     """
-    params, metadata = safetensors_file.read(path)
-    if "cfg_jax" not in metadata:
-        raise ValueError(f"{path} was not written by `export`")
-    try:
-        description, step = from_json(metadata["cfg_jax"]), int(metadata["step"])
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    train = description.config.train  # one average came along, whichever it was
-    train.ema, train.ema_widths = train.ema[:1], () if train.ema else train.ema_widths[:1]
-    network = recipe.trained(description.config, len(description.class_names))
-    _check(path, params, network.shapes(description.shape))
+    params, description, step = _read(path)
     create_run(workdir, description, jax.tree.map(jnp.asarray, params), step)
+
+
+def import_guided_diffusion(path: str | os.PathLike, name: str, workdir: Path) -> None:
+    """Makes a run of a file of guided-diffusion's, a published network of a name.
+
+    Raises:
+      ValueError: There is no such network, the file cannot be read or is not of it, or the
+        directory holds a run.
+    """
+    arch = guided_diffusion.architecture(name)
+    tensors = torch_file.read(path)
+    try:
+        params = guided_diffusion.parameters(tensors, arch)
+    except ValueError as error:
+        raise ValueError(f"{path} is not of {name}: {error}") from None
+    config, classes = _published(arch)
+    names = tuple(map(str, range(classes)))
+    arrays = {"label": jax.ShapeDtypeStruct((), np.int32)} if names else {}
+    create_run(workdir, Description(config, Facts(arch.shape, names, arrays)), params)
+
+
+def _published(arch: Architecture) -> tuple[ConfigDict, int]:
+    """The recipe of a published network, sampled as it was published, and its number of classes."""
+    config, network = recipe.default(), arch.network
+    config.data = recipe.node(Folder, path=ELSEWHERE, image_size=arch.side)
+    config.schedule = recipe.node(type(arch.schedule), steps=arch.schedule.steps)
+    held = {name: getattr(network, name) for name in fields(type(network)) if name not in FACTS}
+    config.network = recipe.node(type(network), **held | {"level_features": TimestepFeatures})
+    config.condition.label = None
+    classes = 0
+    if isinstance(network, Encoder):
+        config.objective, config.train.sample_every = recipe.node(CrossEntropy), 0
+        classes = network.num_classes or 0
+        config.condition.label = recipe.node(Label, p_uncond=0.0, has_null=False)
+    for name, inlet in getattr(network, "inlets", None) or ():
+        if isinstance(inlet, Classes):
+            classes = inlet.count
+            config.condition[name] = recipe.node(Label, p_uncond=0.0, has_null=False)
+        else:
+            config.condition[name] = recipe.node(Small, factor=arch.side // inlet.shape[0])
+    config.sample.w = 0.0
+    config.sample.steps = 250
+    learned = getattr(network, "learned_variance", False)
+    config.sample.solver = recipe.node(Ancestral, v=None if learned else 0.0)
+    config.sample.grid = recipe.node(UniformU)
+    recipe.check(config)
+    return config, classes
 
 
 def create_run(workdir: Path, description: Description, params: Any, step: int = 0) -> None:
@@ -52,7 +126,7 @@ def create_run(workdir: Path, description: Description, params: Any, step: int =
 
     Args:
       workdir: The directory; it may exist, but hold no checkpoint.
-      description: The recipe, one image's shape and the names of the classes.
+      description: The recipe, and what is known of the data.
       params: The network's variables.
       step: How many steps they were trained.
 
@@ -67,6 +141,23 @@ def create_run(workdir: Path, description: Description, params: Any, step: int =
         state = State(count, jnp.zeros((), jnp.int32), params=(), ema=(params,), opt_state=())
         checkpoints.save(state, batch_size=description.config.train.batch_size)
         checkpoints.wait()
+
+
+def _read(path: str | os.PathLike) -> tuple[Any, Description, int]:
+    """Parameters, description and step of a file, checked against each other."""
+    params, metadata = safetensors_file.read(path)
+    if "cfg_jax" not in metadata:
+        raise ValueError(f"{path} was not written by `export`")
+    try:
+        description, step = from_json(metadata["cfg_jax"]), int(metadata["step"])
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    averages = description.config.averages  # one came along, whichever it was
+    for name in list(averages)[1:]:
+        averages[name] = None
+    plan = blueprint(description.config, description.facts)
+    _check(path, params, jax.eval_shape(plan.init, jax.random.key(0)))
+    return params, description, step
 
 
 def _check(path: Any, params: Any, like: Any) -> None:

@@ -7,23 +7,24 @@ The first run downloads and prepares the data, which needs TensorFlow (pip insta
 this project: no figures to expect.
 """
 
-from cfg_jax.training import config as recipe
+from cfg_jax import recipe
+from cfg_jax.data import Catalogue
 
 
 def get_config():
     config = recipe.default()
-    config.data.name = "tfds:cifar10"
+    config.data = recipe.node(Catalogue, name="cifar10")
     config.data.flip = True
     config.data.workers = 2
-    config.model.channels = 128
-    config.model.channel_mult = (1, 2, 2)
-    config.model.blocks = 3
-    config.model.attention_resolutions = (16, 8)
-    config.model.head_channels = 64
-    config.model.dropout = 0.1
-    config.model.dtype = "bfloat16"
-    config.optim.learning_rate = 2e-4
-    config.optim.warmup = 5_000
+    config.network.channels = 128
+    config.network.channel_mult = (1, 2, 2)
+    config.network.blocks = 3
+    config.network.attention_resolutions = (16, 8)
+    config.network.head_channels = 64
+    config.network.dropout = 0.1
+    config.network.dtype = "bfloat16"
+    config.optimiser.learning_rate = 2e-4
+    config.optimiser.warmup = 5_000
     config.train.steps = 500_000
     config.train.batch_size = 256
     config.sample.w = 0.1

@@ -8,26 +8,28 @@ and over λ ~ p(λ) 66 % and a cross-entropy of 0.95. optim.weight_decay = 0.05,
 2021 have it for ImageNet, changes none of that.
 """
 
-from cfg_jax.training import config as recipe
+from cfg_jax import recipe
+from cfg_jax.networks import Encoder
+from cfg_jax.objectives import CrossEntropy
 
 
 def get_config():
     config = recipe.default()
-    config.objective = "classifier"
-    config.data.name = "digits"
-    config.p_uncond = 0.0
-    config.model.channels = 32
-    config.model.channel_mult = (1, 2)
-    config.model.blocks = 1
-    config.model.attention_resolutions = (4,)
-    config.model.head_channels = 32
-    config.model.dropout = 0.3
-    config.optim.learning_rate = 1e-3
-    config.optim.warmup = 100
-    config.optim.decay = "cosine"
+    config.objective = recipe.node(CrossEntropy)
+    config.network = recipe.node(Encoder)
+    config.condition.label.p_uncond = 0.0
+    config.network.channels = 32
+    config.network.channel_mult = (1, 2)
+    config.network.blocks = 1
+    config.network.attention_resolutions = (4,)
+    config.network.head_channels = 32
+    config.network.dropout = 0.3
+    config.optimiser.learning_rate = 1e-3
+    config.optimiser.warmup = 100
+    config.optimiser.decay = "cosine"
     config.train.steps = 1_500
     config.train.batch_size = 64
-    config.train.ema = (0.999,)
+    config.averages.ema.decay = 0.999
     config.train.checkpoint_every = 500
     config.train.log_every = 50
     config.train.sample_every = 0

@@ -8,26 +8,25 @@ how much noise was laid on it, and takes the label, which training hides now and
 and a Fréchet distance of 2.0, 2.8 and 5.9 at w = 0, 0.3 and 1.
 """
 
-from cfg_jax.training import config as recipe
+from cfg_jax import recipe
+from cfg_jax.conditions import Small
 
 
 def get_config():
     config = recipe.default()
-    config.data.name = "digits"
-    config.model.upscale = 2
-    config.small.logsnr_min = 0.0  # noise on the small images, up to as much as there is signal
-    config.model.channels = 32
-    config.model.channel_mult = (1, 2)
-    config.model.blocks = 1
-    config.model.attention_resolutions = (4,)
-    config.model.head_channels = 32
-    config.model.dropout = 0.3
-    config.optim.learning_rate = 1e-3
-    config.optim.warmup = 100
-    config.optim.decay = "cosine"
+    config.condition.small = recipe.node(Small, factor=2, logsnr_min=0.0)
+    config.network.channels = 32
+    config.network.channel_mult = (1, 2)
+    config.network.blocks = 1
+    config.network.attention_resolutions = (4,)
+    config.network.head_channels = 32
+    config.network.dropout = 0.3
+    config.optimiser.learning_rate = 1e-3
+    config.optimiser.warmup = 100
+    config.optimiser.decay = "cosine"
     config.train.steps = 1_200
     config.train.batch_size = 64
-    config.train.ema = (0.999,)
+    config.averages.ema.decay = 0.999
     config.train.checkpoint_every = 400
     config.train.log_every = 50
     config.train.sample_every = 600

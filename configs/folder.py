@@ -8,19 +8,20 @@ of Dhariwal & Nichol's code. Expect hours on one GPU; two CPU cores make about 1
 enough to see that everything works (--config.train.steps=200 --config.train.batch_size=32).
 """
 
-from cfg_jax.training import config as recipe
+from cfg_jax import recipe
+from cfg_jax.data import Folder
 
 
 def get_config():
     config = recipe.default()
-    config.data.name = "folder"
+    config.data = recipe.node(Folder)
     config.data.image_size = 32
     config.data.flip = True
-    config.model.attention_resolutions = (16,)
-    config.model.head_channels = 32
-    config.model.dropout = 0.1
-    config.optim.learning_rate = 2e-4
-    config.optim.warmup = 1_000
+    config.network.attention_resolutions = (16,)
+    config.network.head_channels = 32
+    config.network.dropout = 0.1
+    config.optimiser.learning_rate = 2e-4
+    config.optimiser.warmup = 1_000
     config.train.steps = 100_000
     config.train.batch_size = 128
     return config

@@ -11,29 +11,33 @@ Appendix I, Table 11), which Ho & Salimans 2022, Section 4, say they took; λ in
 Expected: not trained by this project. `python -m cfg_jax plan` says what it fits on.
 """
 
-from cfg_jax.training import config as recipe
+from cfg_jax import recipe
+from cfg_jax.data import Catalogue
+from cfg_jax.sampling.grids import UniformU
+from cfg_jax.sampling.solvers import Ancestral
 
 
 def get_config():
     config = recipe.default()
-    config.data.name = "tfds:imagenet2012"
+    config.data = recipe.node(Catalogue, name="imagenet2012")
     config.data.image_size = 128
     config.data.workers = 8
     config.schedule.logsnr_min = -20.0
     config.schedule.logsnr_max = 20.0
-    config.p_uncond = 0.1
-    config.model.channels = 256
-    config.model.channel_mult = (1, 1, 2, 3, 4)
-    config.model.blocks = 2
-    config.model.attention_resolutions = (32, 16, 8)
-    config.model.head_channels = 64
-    config.model.dtype = "bfloat16"
-    config.optim.learning_rate = 1e-4
-    config.optim.warmup = 5_000
+    config.condition.label.p_uncond = 0.1
+    config.network.channels = 256
+    config.network.channel_mult = (1, 1, 2, 3, 4)
+    config.network.blocks = 2
+    config.network.attention_resolutions = (32, 16, 8)
+    config.network.head_channels = 64
+    config.network.dtype = "bfloat16"
+    config.optimiser.learning_rate = 1e-4
+    config.optimiser.warmup = 5_000
     config.train.steps = 2_700_000
     config.train.batch_size = 256
     config.train.sample_every = 25_000
     config.sample.w = 0.3
     config.sample.steps = 256
-    config.sample.v = 0.2
+    config.sample.solver = recipe.node(Ancestral, v=0.2)
+    config.sample.grid = recipe.node(UniformU)
     return config

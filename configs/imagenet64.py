@@ -13,29 +13,33 @@ Expected, from the paper and not measured here (Table 1, p_uncond 0.1, 50,000 sa
 IS 66.11 at w = 0.1; FID 26.22 and IS 260.2 at w = 4.
 """
 
-from cfg_jax.training import config as recipe
+from cfg_jax import recipe
+from cfg_jax.data import Catalogue
+from cfg_jax.sampling.grids import UniformU
+from cfg_jax.sampling.solvers import Ancestral
 
 
 def get_config():
     config = recipe.default()
-    config.data.name = "tfds:imagenet_resized/64x64"
+    config.data = recipe.node(Catalogue, name="imagenet_resized/64x64")
     config.data.workers = 8
     config.schedule.logsnr_min = -20.0
     config.schedule.logsnr_max = 20.0
-    config.p_uncond = 0.1
-    config.model.channels = 192
-    config.model.channel_mult = (1, 2, 3, 4)
-    config.model.blocks = 3
-    config.model.attention_resolutions = (32, 16, 8)
-    config.model.head_channels = 64
-    config.model.dropout = 0.1
-    config.model.dtype = "bfloat16"
-    config.optim.learning_rate = 3e-4
-    config.optim.warmup = 5_000
+    config.condition.label.p_uncond = 0.1
+    config.network.channels = 192
+    config.network.channel_mult = (1, 2, 3, 4)
+    config.network.blocks = 3
+    config.network.attention_resolutions = (32, 16, 8)
+    config.network.head_channels = 64
+    config.network.dropout = 0.1
+    config.network.dtype = "bfloat16"
+    config.optimiser.learning_rate = 3e-4
+    config.optimiser.warmup = 5_000
     config.train.steps = 400_000
     config.train.batch_size = 2_048
     config.train.sample_every = 25_000
     config.sample.w = 0.1
     config.sample.steps = 256
-    config.sample.v = 0.3
+    config.sample.solver = recipe.node(Ancestral, v=0.3)
+    config.sample.grid = recipe.node(UniformU)
     return config

@@ -18,46 +18,66 @@ the device's own rate of matrix products the training reached. The recipe is `co
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scoring
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 import cfg_jax
-from cfg_jax.data.images import to_uint8
+from cfg_jax import evaluation, recipe
+from cfg_jax.data import Folder
+from cfg_jax.data.media import medium
+from cfg_jax.data.samples import to_uint8
+from cfg_jax.evaluation.of_model import taken
 from cfg_jax.evaluation.report import samples_figure
+from cfg_jax.parts import Condition
 from cfg_jax.planning import flops
-from cfg_jax.run import Run
 from cfg_jax.runtime.files import atomic
-from cfg_jax.runtime.mesh import device_mesh
-from cfg_jax.training import config as recipes
 from cfg_jax.training import metrics
 from cfg_jax.training.loop import StoppedError, train
 
 ROOT = Path(__file__).parents[1]
 FIGURE = Path(__file__).parent / "figures" / "cifar10.png"
 WS = (0.0, 0.1, 0.3, 1.0, 3.0)
-COLUMNS = 10
-"""Images in a row of the figure."""
+IMAGE_SIZE = 32
+
+
+def begun(workdir: Path) -> Callable[[], bool]:
+    """Whether training has begun since: it writes its metrics anew before the first step."""
+
+    def written() -> int | None:
+        path = workdir / "metrics.jsonl"
+        return path.stat().st_mtime_ns if path.exists() else None
+
+    before = written()
+    return lambda: written() != before
 
 
 @contextlib.contextmanager
-def stopped_after(minutes: float) -> Iterator[None]:
+def stopped_after(minutes: float, ready: Callable[[], bool] = lambda: True) -> Iterator[None]:
     """Asks this process to stop, as a preemption notice does, when the time is over.
 
-    Again every second: while training is still getting ready, nobody listens.
+    Again every second, should nobody have listened.
+
+    Args:
+      minutes: The time.
+      ready: Whether it has begun to pass.
     """
     ended = threading.Event()
 
     def ask():
+        while not ready():
+            if ended.wait(0.2):
+                return
         wait = 60.0 * minutes
         while not ended.wait(wait):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -83,12 +103,19 @@ def speed(workdir: Path) -> float:
     return float(np.median(measured)) if measured else float("nan")
 
 
-def utilisation(config: ConfigDict, run: Run, images_per_second: float) -> dict[str, float]:
-    """What training reaches of the devices' rate of matrix products, counting 3 forward passes."""
-    z, logsnr, cond = run.network.inputs(run.shape)
-    forward = jax.jit(run.network.apply).trace(run.params, z, logsnr, cond)
-    per_image = 3.0 * flops.count(forward.jaxpr)
-    rate = jax.device_count() * flops.matmul_rate(recipes.DTYPES[config.model.dtype])
+def utilisation(run: cfg_jax.Run, cond: Condition, images_per_second: float) -> dict[str, float]:
+    """What training reaches of the devices' rate of matrix products, counting 3 forward passes.
+
+    Args:
+      run: The run.
+      cond: The condition of one image.
+      images_per_second: Of training.
+    """
+    z, logsnr = jnp.zeros((1, *run.shape)), jnp.zeros(1)
+    forward = jax.jit(lambda denoiser, *asked: denoiser(*asked))
+    per_image = 3.0 * flops.count(forward.trace(run.denoiser, z, logsnr, cond).jaxpr)
+    apart = 1 if jax.default_backend() == "cpu" else jax.device_count()
+    rate = apart * flops.matmul_rate(run.config.network.dtype)  # a processor's share its cores
     return {
         "training FLOPs an image": per_image,
         "matrix products, FLOPs a second": rate,
@@ -97,25 +124,33 @@ def utilisation(config: ConfigDict, run: Run, images_per_second: float) -> dict[
 
 
 def score(
-    run: Run, judge: scoring.Judge, arguments: argparse.Namespace
+    run: cfg_jax.Run,
+    judge: evaluation.Judge,
+    asked: evaluation.Asked,
+    arguments: argparse.Namespace,
 ) -> tuple[list[dict[str, float]], dict[float, np.ndarray]]:
     """The scores of each w, and its first images; all of them are kept in WORKDIR/scored."""
-    labels, key = np.arange(arguments.samples) % run.classes(), jax.random.key(arguments.seed)
-    walk = {"steps": arguments.steps, "mesh": device_mesh(devices=jax.local_devices())}
     folder = run.workdir / "scored"
     folder.mkdir(exist_ok=True)
-    rows, examples = [], {}
-    for w in tqdm(WS, desc="guidance strengths", unit="w"):
-        x = scoring.drawn(
-            lambda some, start, w=w: run.sample(key, some, w=w, offset=start, **walk),
-            labels,
-            batch=arguments.batch,
-        )
+    examples = {}
+
+    def keep(w: float, x: np.ndarray) -> None:
         with atomic(folder / f"w_{w:g}.npz") as file:
-            np.savez(file, to_uint8(x), labels)
-        examples[w] = x[:COLUMNS]
-        rows.append({"w": w, **judge.scores(x, labels)})
-    return rows, examples
+            np.savez(file, to_uint8(x), asked.labels)
+        examples[w] = x[: len(asked.titles)]
+
+    sample = evaluation.sampler(
+        run,
+        asked.entries,
+        {w: {"w": w, "steps": arguments.steps} for w in WS},
+        seed=arguments.seed,
+        batch=arguments.batch,
+        mesh=scoring.mesh_for(len(asked.labels), arguments.batch),
+    )
+    rows = evaluation.sweep(
+        sample, judge.scorer, judge.real, labels=asked.labels, ws=WS, on_samples=keep
+    )
+    return list(map(dataclasses.asdict, rows)), examples
 
 
 def table(report: Mapping[str, Any]) -> str:
@@ -127,11 +162,15 @@ def table(report: Mapping[str, Any]) -> str:
 
 def recipe_of(arguments: argparse.Namespace, changes: list[str]) -> ConfigDict:
     """The recipe, its images those of the folders."""
-    config = scoring.recipe_of(arguments.config, changes)
-    config.data.name, config.data.path = "folder", str(arguments.data)
-    config.data.test_path = str(arguments.test)
-    config.data.image_size = config.data.image_size or 32
-    return config
+    folders = {"path": str(arguments.data), "test_path": str(arguments.test)}
+
+    def adapt(config: ConfigDict) -> None:
+        known = {field.name for field in dataclasses.fields(Folder)}
+        own = {name: value for name, value in config.data.items() if name in known}
+        size = own.get("image_size") or IMAGE_SIZE
+        config.data = recipe.node(Folder, **{**own, **folders, "image_size": size})
+
+    return scoring.recipe_of(arguments.config, changes, adapt)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -153,23 +192,27 @@ def main(argv: list[str] | None = None) -> None:
     scoring.check_arguments(parser, arguments)
     if not arguments.minutes >= 0:
         parser.error(f"--minutes must be at least 0, got {arguments.minutes:g}")
+    cfg_jax.use_cores()
     try:
         config = recipe_of(arguments, changes)
         if arguments.minutes:
-            with stopped_after(arguments.minutes):
+            with stopped_after(arguments.minutes, begun(arguments.workdir)):
                 train(config, arguments.workdir)
         run = cfg_jax.load(arguments.workdir)
-        judge = scoring.judge_of(config.data, arguments.workdir / "evaluation")
+        data = scoring.splits(config)
+        judge = evaluation.judge_of(*data, cache=arguments.workdir / "evaluation")
+        asked = evaluation.asked(run, data[1], arguments.samples)
     except ValueError as error:
         parser.error(str(error))
-    rows, examples = score(run, judge, arguments)
+    rows, examples = score(run, judge, asked, arguments)
     images_per_second = speed(arguments.workdir)
+    first = run.condition(taken(asked.entries, np.arange(1)))
     report = {
         "rows": rows,
-        "real training images": judge.training,
+        "real training images": dataclasses.asdict(judge.training),
         "classifier's held-out accuracy": judge.scorer.held_out_accuracy,
         "training images a second": images_per_second,
-        **utilisation(config, run, images_per_second),
+        **utilisation(run, first, images_per_second),
         "settings": {
             "training steps": run.step,
             "batch": config.train.batch_size,
@@ -181,8 +224,8 @@ def main(argv: list[str] | None = None) -> None:
     }
     print(table(report))
     print(f"{images_per_second:.4g} images a second, {report['of that reached']:.0%} of the rate")
-    titles = run.class_names[:COLUMNS]
-    scoring.write(arguments.out, samples_figure(examples, titles), report)
+    figure = samples_figure(medium(run.facts), examples, asked.titles, beside=asked.beside)
+    scoring.write(arguments.out, figure, report)
 
 
 if __name__ == "__main__":

@@ -16,16 +16,13 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 import scoring
 from matplotlib.figure import Figure
 
 import cfg_jax
-from cfg_jax import evaluation
-from cfg_jax.run import NoisyClassifier, Run
+from cfg_jax import beside, evaluation, grids
 
 FIGURE = Path(__file__).parent / "figures" / "classifier_guidance.png"
 
@@ -57,60 +54,69 @@ CURVES = (
 )
 
 
-def guiding(curve: Curve, strength: float, noisy: NoisyClassifier) -> dict:
-    """One point of a curve, as arguments of `Run.sample`."""
+def guiding(curve: Curve, strength: float, noisy: cfg_jax.Model) -> dict[str, Any]:
+    """What guides at one point of a curve, as arguments of `Model.sample`."""
     if curve.w is None:
         return {"w": strength}
     return {
         "w": curve.w,
-        "classifier": noisy.log_prob,
+        "classifier": noisy,
         "classifier_scale": strength,
         "classifier_form": curve.form,
     }
 
 
 def measure(
-    run: Run,
-    noisy: NoisyClassifier,
+    run: cfg_jax.Run,
+    noisy: cfg_jax.Run,
     curves: Sequence[Curve],
-    *,
-    samples: int,
-    steps: int,
-    seed: int,
-    batch: int,
-) -> dict:
+    arguments: argparse.Namespace,
+) -> dict[str, Any]:
     """Samples and scores every point of every curve.
 
     Returns:
       The curves' rows of scores by their names, and the real training images' scores.
     """
-    judge = scoring.judge_of(run.config.data, run.workdir / "evaluation")
-    labels, key = np.arange(samples) % run.classes(), jax.random.key(seed)
+    data = scoring.splits(run.config)
+    judge = evaluation.judge_of(*data, cache=run.workdir / "evaluation")
+    asked = evaluation.asked(run, data[1], arguments.samples, noisy)
+    solver = scoring.ancestral(run.sampling.solver)
+    walk = {"solver": solver, "grid": grids.UniformU(), "steps": arguments.steps}
 
-    def rows(curve: Curve) -> list[dict]:
-        def sample(labels, strength):
-            how = {"steps": steps, **guiding(curve, strength, noisy)}
-            return scoring.drawn(
-                lambda some, start: run.sample(key, some, offset=start, **how), labels, batch=batch
-            )
-
+    def rows(curve: Curve) -> list[dict[str, float]]:
+        sample = evaluation.sampler(
+            run,
+            asked.entries,
+            {s: {**walk, **guiding(curve, s, noisy)} for s in curve.strengths},
+            seed=arguments.seed,
+            batch=arguments.batch,
+            mesh=scoring.mesh_for(len(asked.labels), arguments.batch),
+        )
         found = evaluation.sweep(
-            sample, judge.scorer, judge.real, labels=labels, ws=curve.strengths
+            sample, judge.scorer, judge.real, labels=asked.labels, ws=curve.strengths
         )
         scores = map(dataclasses.asdict, found)
         return [{"strength": row.pop("w"), **row} for row in scores]
 
     return {
         "curves": {curve.name: rows(curve) for curve in curves},
-        "real training images": judge.training,
+        "real training images": dataclasses.asdict(judge.training),
         "settings": {
-            "samples": samples,
-            "steps": steps,
-            "seed": seed,
-            "solver": run.config.sample.solver,
+            "samples": arguments.samples,
+            "steps": arguments.steps,
+            "seed": arguments.seed,
+            "solver": str(solver),
             "training steps": [run.step, noisy.step],
         },
     }
+
+
+def check(run: cfg_jax.Run, noisy: cfg_jax.Run) -> None:
+    """Raises ValueError unless these are a diffusion model and a classifier that can guide it."""
+    if noisy.kind is not None:
+        raise ValueError(f"{noisy!r} is a diffusion model, not a noisy classifier")
+    run.guided(1.0)  # refuses a classifier, and what guidance has nothing to hide of
+    beside.check(run, noisy)
 
 
 def table(report: dict) -> str:
@@ -169,23 +175,13 @@ def main(argv: list[str] | None = None) -> None:
     scoring.add_arguments(parser, out=FIGURE, steps=50)
     arguments = parser.parse_args(argv)
     scoring.check_arguments(parser, arguments)
+    cfg_jax.use_cores()
     try:
-        run, noisy = (
-            cfg_jax.load(arguments.workdir),
-            cfg_jax.load_noisy_classifier(arguments.classifier),
-        )
-        run.check_classifier(noisy, "mean")
+        run, noisy = cfg_jax.load(arguments.workdir), cfg_jax.load(arguments.classifier)
+        check(run, noisy)
+        report = measure(run, noisy, CURVES, arguments)
     except ValueError as error:
         parser.error(str(error))
-    report = measure(
-        run,
-        noisy,
-        CURVES,
-        samples=arguments.samples,
-        steps=arguments.steps,
-        seed=arguments.seed,
-        batch=arguments.batch,
-    )
     print(table(report))
     scoring.write(arguments.out, figure(report, CURVES), report)
 

@@ -25,14 +25,13 @@ CIFAR-10 on a GPU: --config configs/cifar10.py --steps 256 --samples 10000 --bat
 """
 
 import argparse
-import copy
+import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import scoring
 from matplotlib import colormaps
@@ -42,9 +41,8 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 import cfg_jax
-from cfg_jax import solvers
-from cfg_jax.run import Run
-from cfg_jax.runtime.mesh import device_mesh
+from cfg_jax import blueprint, evaluation, grids, recipe, solvers
+from cfg_jax.data import Dataset
 from cfg_jax.training.loop import StoppedError, train
 
 ROOT = Path(__file__).parents[1]
@@ -123,9 +121,9 @@ def early(config: ConfigDict) -> tuple[int, ...]:
 def sweeps(config: ConfigDict, *, steps: int) -> dict[str, Sweep]:
     """All points, by what is swept over: each differs from the recipe's in that and in w alone."""
     own = Point(
-        p_uncond=config.p_uncond,
+        p_uncond=config.condition[scoring.hidden(config)[0]].p_uncond,
         trained=config.train.steps,
-        v=config.sample.v,
+        v=scoring.ancestral(blueprint.sampling(config).solver).v,
         steps=steps,
         w=0.0,
     )
@@ -147,8 +145,9 @@ def recipe_of(path: Path, changes: list[str]) -> ConfigDict:
 
 def trained(config: ConfigDict, workdir: Path, p_uncond: float) -> Path:
     """The work directory of the recipe's network of a p_uncond, trained now if it is not yet."""
-    own, place = copy.deepcopy(config), workdir / f"p_uncond_{p_uncond:g}"
-    own.p_uncond = p_uncond
+    own, place = recipe.copied(config), workdir / f"p_uncond_{p_uncond:g}"
+    for name in scoring.hidden(config):
+        own.condition[name].p_uncond = p_uncond
     train(own, place)
     return place
 
@@ -156,11 +155,9 @@ def trained(config: ConfigDict, workdir: Path, p_uncond: float) -> Path:
 def measure(
     sweep: Mapping[str, Sweep],
     places: Mapping[float, Path],
-    judge: scoring.Judge,
-    *,
-    samples: int,
-    seed: int,
-    batch: int,
+    judge: evaluation.Judge,
+    held_out: Dataset,
+    arguments: argparse.Namespace,
 ) -> dict[Point, dict[str, float]]:
     """Samples and scores every point that is not scored yet.
 
@@ -168,35 +165,38 @@ def measure(
       sweep: The points.
       places: The work directories by p_uncond.
       judge: What scores.
-      samples: Images a point.
-      seed: Of the noise, the same at every point.
-      batch: Images at a time.
+      held_out: Held-out data, which lend a condition that cannot be named.
+      arguments: The command's: samples, seed and batch.
 
     Returns:
       The scores by point.
     """
     load = functools.lru_cache(maxsize=1)(cfg_jax.load)
-    key, mesh = jax.random.key(seed), device_mesh(devices=jax.local_devices())
 
-    def scores(run: Run, point: Point) -> dict[str, float]:
-        labels = np.arange(samples) % run.classes()
-        solver = solvers.Ancestral(v=point.v)
-        walk = {"w": point.w, "steps": point.steps, "solver": solver, "mesh": mesh}
-        x = scoring.drawn(
-            lambda some, start: run.sample(key, some, offset=start, **walk), labels, batch=batch
+    def scores(run: cfg_jax.Run, point: Point) -> dict[str, float]:
+        asked = evaluation.asked(run, held_out, arguments.samples)
+        walk = {"solver": solvers.Ancestral(v=point.v), "grid": grids.UniformU()}
+        sample = evaluation.sampler(
+            run,
+            asked.entries,
+            {point.w: {**walk, "w": point.w, "steps": point.steps}},
+            seed=arguments.seed,
+            batch=arguments.batch,
+            mesh=scoring.mesh_for(len(asked.labels), arguments.batch),
         )
-        return judge.scores(x, labels)
+        return judge.scores(sample(asked.labels, point.w), asked.labels)
 
     points = itertools.chain.from_iterable(
         itertools.chain.from_iterable(by_value.values()) for by_value in sweep.values()
     )
+    told = {"samples": arguments.samples, "seed": arguments.seed, "by": cfg_jax.__version__}
     found = {}
     for point in tqdm(sorted(set(points)), desc="points", unit="point"):
         place = places[point.p_uncond]
         run = load(place, step=point.trained)
-        settings = {**point._asdict(), "samples": samples, "seed": seed, "by": cfg_jax.__version__}
         kept = place / "evaluation" / "guidance_tradeoff.json"
-        found[point] = scoring.kept(kept, settings, functools.partial(scores, run, point))
+        measured = functools.partial(scores, run, point)
+        found[point] = scoring.kept(kept, {**point._asdict(), **told}, measured)
     return found
 
 
@@ -297,31 +297,26 @@ def main(argv: list[str] | None = None) -> None:
     scoring.add_arguments(parser, out=FIGURE, steps=25)
     arguments, changes = parser.parse_known_args(argv)
     scoring.check_arguments(parser, arguments)
+    cfg_jax.use_cores()
     try:
         config = recipe_of(arguments.config, changes)
-        judge = scoring.judge_of(config.data, arguments.workdir / "evaluation")
+        data = scoring.splits(config)
+        judge = evaluation.judge_of(*data, cache=arguments.workdir / "evaluation")
         sweep = sweeps(config, steps=arguments.steps)
         places = {p: trained(config, arguments.workdir, p) for p in sweep["p_uncond"]}
-        found = measure(
-            sweep,
-            places,
-            judge,
-            samples=arguments.samples,
-            seed=arguments.seed,
-            batch=arguments.batch,
-        )
+        found = measure(sweep, places, judge, data[1], arguments)
     except ValueError as error:
         parser.error(str(error))
     except StoppedError as stopped:
         raise SystemExit(f"{stopped}; the same command goes on") from None
     report = {
         "sweeps": rows(sweep, found),
-        "real training images": judge.training,
+        "real training images": dataclasses.asdict(judge.training),
         "settings": {
-            "data": config.data.name,
+            "data": config.data.kind,
             "training steps": config.train.steps,
             "solver": "ancestral",
-            "v": config.sample.v,
+            "v": scoring.ancestral(blueprint.sampling(config).solver).v,
             "steps": arguments.steps,
             "samples": arguments.samples,
             "seed": arguments.seed,

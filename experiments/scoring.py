@@ -1,25 +1,25 @@
 """What the experiments on trained networks share: samples, their scores, the table and the axes."""
 
 import argparse
-import dataclasses
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import jax
 import numpy as np
-from absl import flags
+from jax.sharding import Mesh
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from ml_collections import ConfigDict
 
-from cfg_jax import evaluation
-from cfg_jax.cli import flagging
-from cfg_jax.data import open_dataset
+from cfg_jax import recipe
+from cfg_jax.cli import recipes
+from cfg_jax.data import Dataset
 from cfg_jax.evaluation import record
-from cfg_jax.runtime import bulk
+from cfg_jax.runtime.mesh import fitting
+from cfg_jax.sampling.solvers import Ancestral
 
 BLACK, BLUE, VERMILION = "#333333", "#0072B2", "#D55E00"  # told apart by colour-blind readers too
 GREEN, ORANGE, PINK, SKY = "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
@@ -39,68 +39,52 @@ AXES = {
 """What an axis of each score is called."""
 
 
-class Judge(NamedTuple):
-    """What scores samples.
-
-    Attributes:
-      scorer: The small classifier that `evaluate` trains and keeps.
-      real: The held-out images' features by it.
-      training: The scores of the real training images.
-    """
-
-    scorer: evaluation.TrainedClassifier
-    real: evaluation.Moments
-    training: dict[str, float]
-
-    def scores(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """The three scores of images that should have the labels."""
-        return dataclasses.asdict(evaluation.score(images, labels, self.scorer, self.real))
-
-
-def judge_of(data: ConfigDict, cache: Path) -> Judge:
-    """What scores samples of a recipe's data; its classifier is trained once, and kept in `cache`.
+def splits(config: ConfigDict) -> tuple[Dataset, Dataset]:
+    """The data of a recipe: those of training, and those that are held out.
 
     Raises:
-      ValueError: The data has no labels, or cannot be read.
+      ValueError: They cannot be read.
     """
-    train, held_out = (open_dataset(data, split=split) for split in ("train", "test"))
-    scorer = evaluation.train_classifier(train, held_out, cache=cache)
-    images, _ = evaluation.load_arrays(held_out)
-    real = evaluation.moments(scorer.features_and_probabilities(images)[0])
-    training = evaluation.score(*evaluation.load_arrays(train), scorer, real)
-    return Judge(scorer, real, dataclasses.asdict(training))
+    source = recipe.make(config.data, "data", path="config.data")
+    return source.open("train"), source.open("test")
 
 
-def recipe_of(path: Path, changes: list[str]) -> ConfigDict:
+def recipe_of(
+    path: Path, changes: Sequence[str], adapt: Callable[[ConfigDict], None] | None = None
+) -> ConfigDict:
     """The recipe in a file, with `--config.FIELD=VALUE` changes: of a network that guides itself.
+
+    Args:
+      path: The file, or the name of a recipe that comes with cfg_jax.
+      changes: Arguments of the command line, all of them such changes.
+      adapt: What the experiment itself changes, before the others.
 
     Raises:
       ValueError: The file is missing or has a mistake, or a change is none, or it trains otherwise.
     """
-    argv, values = ["--config", str(path), *changes], flags.FlagValues()
-    flagging.define_config(values, argv)
-    config = flagging.config(flagging.parse(values, Path(sys.argv[0]).stem, "", argv))
-    if config.objective != "diffusion" or not config.model.conditional or not config.model.null:
-        raise ValueError(f"{path} must train a diffusion model with and without labels")
+    changed, others = recipes.split(changes)
+    if others:
+        raise ValueError(f"unexpected argument {others[0]!r}")
+    config = recipes.read(str(path))
+    if adapt is not None:
+        adapt(config)
+    recipe.override_all(config, changed)
+    objective = recipe.make(config.objective, "objective", path="config.objective")
+    if objective.kind is None or not hidden(config):
+        raise ValueError(f"{path} must train a diffusion model with and without its condition")
     return config
 
 
-def drawn(
-    sample: Callable[[np.ndarray, int], Any], labels: np.ndarray, *, batch: int = 250
-) -> np.ndarray:
-    """Images of all labels, from batches of one size, clipped to [-1, 1].
+def hidden(config: ConfigDict) -> list[str]:
+    """The entries of the condition that guidance hides, and training now and then."""
+    nodes = {name: node for name, node in config.condition.items() if node is not None}
+    return [name for name, node in nodes.items() if node.guided and node.p_uncond]
 
-    Args:
-      sample: `(labels, offset) -> images`, of which the first has the number `offset`.
-      labels: One an image.
-      batch: Images at a time, or all of them if there are fewer.
-    """
-    size = min(batch, len(labels))
-    parts = [
-        np.clip(sample(some, start), -1.0, 1.0)[:here]
-        for start, here, some in bulk.full_batches(len(labels), labels, size)
-    ]
-    return np.concatenate(parts)
+
+def ancestral(solver: Any) -> Ancestral:
+    """The paper's sampler, with the v of a model's own solver where that is one with a number."""
+    own = isinstance(solver, Ancestral) and solver.v is not None
+    return solver if own else Ancestral()
 
 
 def kept(
@@ -202,6 +186,11 @@ def add_arguments(parser: argparse.ArgumentParser, *, out: Path, steps: int) -> 
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     parser.add_argument("--batch", type=int, default=250, help="images at a time (default: 250)")
     parser.add_argument("--out", type=Path, default=out, help="the figure, a .png file")
+
+
+def mesh_for(images: int, batch: int) -> Mesh:
+    """The devices that so many images are split over, a batch at a time."""
+    return fitting(min(images, batch), devices=jax.local_devices())
 
 
 def check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 import atexit
 import os
 import platform
+import resource
 import shutil
 import tempfile
 
@@ -11,12 +12,16 @@ import pytest
 
 DEVICES = "--xla_force_host_platform_device_count=8"
 # Most programs here run once, on a few numbers: to optimise their code takes four times as long.
-QUICK = " --xla_cpu_use_fusion_emitters=false --xla_cpu_max_isa=SSE4_2"
+QUICK = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_max_isa=SSE4_2")
 quick = platform.machine() in ("x86_64", "AMD64") and "CFG_JAX_TEST_OPTIMISED" not in os.environ
 if quick:
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
-os.environ.setdefault("XLA_FLAGS", DEVICES + (QUICK if quick else ""))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "XLA_FLAGS" not in os.environ:
+    from cfg_jax.runtime.cores import flag_known
+
+    known = [flag for flag in QUICK if quick and flag_known(flag)]
+    os.environ["XLA_FLAGS"] = " ".join([DEVICES, *known])
 # What one test compiled, no other worker or process of this run compiles again.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cfg_jax_tests_")
@@ -27,6 +32,16 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 def pytest_collection_modifyitems(items):
     """What takes longest comes first, so that all workers end at about the same time."""
     items.sort(key=lambda item: "training" not in item.path.parts)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs():
+    """Drops the compiled programs of a file behind it, where they fill the memory."""
+    yield
+    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 3 * 2**20:
+        import jax
+
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from cfg_jax.training import config as recipe
+from cfg_jax import recipe
+from cfg_jax.conditions import Small
+from cfg_jax.networks import Encoder
+from cfg_jax.objectives import CrossEntropy
 
 SOURCE = '''"""A tiny recipe, for tests."""
 from recipes import tiny
@@ -15,12 +18,8 @@ def get_config():
 
 def tiny():
     config = recipe.default()
-    config.model.channels = 8
-    config.model.channel_mult = (1,)
-    config.model.blocks = 1
-    config.model.attention_resolutions = ()
-    config.model.head_channels = 8
-    config.optim.learning_rate = 1e-2
+    smallest(config)
+    config.optimiser.learning_rate = 1e-2
     config.train.steps = 6
     config.train.batch_size = 16
     config.train.checkpoint_every = 3
@@ -31,22 +30,32 @@ def tiny():
     return config
 
 
+def smallest(config):
+    """A network of one level."""
+    config.network.channels = 8
+    config.network.channel_mult = (1,)
+    config.network.blocks = 1
+    config.network.attention_resolutions = ()
+    config.network.head_channels = 8
+
+
 def tiny_classifier():
     """Of the same data: a noisy classifier to guide with."""
     config = tiny()
-    config.objective = "classifier"
-    config.p_uncond = 0.0
-    config.optim.weight_decay = 0.1
+    config.objective = recipe.node(CrossEntropy)
+    config.network = recipe.node(Encoder)
+    smallest(config)
+    config.condition.label.p_uncond = 0.0
+    config.optimiser.weight_decay = 0.1
     return config
 
 
 def tiny_upscaler():
     """Of the same data: makes digits of 4×4 pixels large, these noised or hidden now and then."""
     config = tiny()
-    config.model.upscale = 2
-    config.small.logsnr_min, config.small.p_uncond = 0.0, 0.2
+    config.condition.small = recipe.node(Small, factor=2, logsnr_min=0.0, p_uncond=0.2)
     config.train.sample_every = 6
-    config.optim.learning_rate = 0.1  # networks start at zero: else nothing would be seen
+    config.optimiser.learning_rate = 0.1  # networks start at zero: else nothing would be seen
     return config
 
 

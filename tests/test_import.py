@@ -1,4 +1,4 @@
-"""What `import cfg_jax` brings along."""
+"""What `import cfg_jax` brings along, and what it shows."""
 
 import subprocess
 import sys
@@ -15,10 +15,25 @@ HEAVY = (
 )
 
 
+def said(code):
+    """What another Python prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
 def test_importing_the_package_imports_nothing_heavy():
     code = f"import sys, cfg_jax; print([m for m in {HEAVY!r} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert said(code) == "[]"
+
+
+def test_importing_the_package_starts_and_sets_nothing():
+    code = (
+        "import os; before = dict(os.environ)\n"
+        "import cfg_jax\n"
+        "from jax._src import xla_bridge\n"
+        "print(before == dict(os.environ), xla_bridge.backends_are_initialized())\n"
+    )
+    assert said(code) == "True False"
 
 
 def test_every_public_name_is_there_and_documented():
@@ -31,5 +46,16 @@ def test_every_public_name_is_there_and_documented():
         "except AttributeError as error:\n"
         "    print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "has no attribute 'nothing'" in done.stdout
+    assert "has no attribute 'nothing'" in said(code)
+
+
+def test_it_shows_what_is_for_users_and_nothing_else():
+    code = (
+        "import cfg_jax\n"
+        "shown = dir(cfg_jax)\n"
+        "wanted = {'load', 'Model', 'Run', 'use_cores', 'sample', 'inversion', 'recipe'}\n"
+        "hidden = {'Any', 'importlib', 'TYPE_CHECKING'}\n"
+        "print(wanted <= set(shown), sorted(hidden & set(shown)))\n"
+        "from cfg_jax import inversion, load, recipe\n"
+    )
+    assert said(code) == "True []"

@@ -11,10 +11,10 @@ from fake_inception import fake_inception
 from PIL import Image
 from recipes import tiny
 
-from cfg_jax import evaluation
+from cfg_jax import evaluation, recipe
 from cfg_jax.cli import main
-from cfg_jax.data import open_dataset
 from cfg_jax.evaluation import inception
+from cfg_jax.recipe.slots import SLOTS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -22,11 +22,11 @@ TINY = (
     "--config.train.steps=2",
     "--config.train.batch_size=8",
     "--config.train.sample_every=0",
-    "--config.model.channels=8",
-    "--config.model.channel_mult=(1,)",
-    "--config.model.blocks=1",
-    "--config.model.attention_resolutions=()",
-    "--config.model.head_channels=8",
+    "--config.network.channels=8",
+    "--config.network.channel_mult=(1,)",
+    "--config.network.blocks=1",
+    "--config.network.attention_resolutions=()",
+    "--config.network.head_channels=8",
 )
 
 
@@ -50,7 +50,8 @@ def commands():
 def demo(trained, noisy, upscaler, tmp_path, monkeypatch):
     """A place with what the README's commands find: trained runs, the recipes, and pictures."""
     monkeypatch.chdir(tmp_path)
-    splits = [open_dataset(tiny().data, split=split) for split in ("train", "test")]
+    source = recipe.make(tiny().data, "data")
+    splits = [source.open(split) for split in ("train", "test")]
     evaluation.train_classifier(*splits, cache=trained / "evaluation")  # once, for all of them
     shutil.copytree(trained, "runs/digits")
     shutil.copytree(noisy, "runs/digits_classifier")
@@ -116,3 +117,11 @@ def test_make_targets_it_names_exist(page):
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make ([\w-]+)", page.read_text(), re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_page_on_recipes_names_every_kind():
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    rows = re.findall(r"^\| `([\w.]+)` \| (`[A-Z]\w+`(?:, `\w+`)*) \|$", page, re.MULTILINE)
+    groups = {"condition.NAME": "conditioner", "averages.NAME": "average"}
+    told = {groups.get(path, path.split(".")[-1]): kinds for path, kinds in rows}
+    assert told == {name: ", ".join(f"`{kind}`" for kind in s.kinds) for name, s in SLOTS.items()}

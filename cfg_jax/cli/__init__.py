@@ -1,7 +1,9 @@
 """The commands, one module each; a user's mistake is answered in one line, with exit code 2."""
 
+import contextlib
 import importlib
 import keyword
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -21,6 +23,9 @@ USAGE = "usage: python -m cfg_jax COMMAND [--help] [flags]\n\n" + "\n".join(
     f"  {name:10}{what}" for name, what in COMMANDS.items()
 )
 
+ON_DEVICES = ("train", "sample", "evaluate", "score")
+"""Commands that compute over all devices."""
+
 MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 """Exit codes: a user's mistake, a run that went wrong, and one that was asked to stop."""
 
@@ -37,14 +42,40 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the command that the arguments name, and exits."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("--help", "-h", "help"):
-        print(USAGE)
+        say(USAGE)
         sys.exit(0)
     if name not in COMMANDS:
         _say(f"there is no command {name!r}; there are {', '.join(COMMANDS)}")
         sys.exit(MISTAKE)
+    from cfg_jax.runtime import processes
+
+    with processes.together():
+        _run(name, rest)
+
+
+def entry() -> None:
+    """Runs the command of this process' arguments.
+
+    Interrupted, the process ends at once: compiling goes on in threads of XLA's own, and a tidy end
+    of Python under them is a segmentation fault.
+    """
     try:
+        main()
+    except SystemExit as stop:
+        from cfg_jax.runtime import failures
+
+        if stop.code == INTERRUPTED:
+            failures.end(INTERRUPTED)
+        raise
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    """Runs a command; an error that is not a bug is one line, and an exit code."""
+    try:
+        if name in ON_DEVICES:
+            _use_cores()
         module = f"{name}_" if keyword.iskeyword(name) else name
-        importlib.import_module(f"cfg_jax.cli.{module}").run(rest)
+        importlib.import_module(f"cfg_jax.cli.{module}").run(arguments)
     except FailedError as failure:
         _say(f"{name}: {failure}")
         sys.exit(failure.code)
@@ -56,6 +87,29 @@ def main(argv: list[str] | None = None) -> None:
             raise
         _say(f"{name}: {error}")
         sys.exit(MISTAKE)
+    except OSError as error:
+        if not error.filename:
+            raise
+        _say(f"{name}: {os.fsdecode(error.filename)}: {error.strerror}")
+        sys.exit(MISTAKE)
+
+
+def say(text: str) -> None:
+    """Prints; ends quietly where nobody reads on, as behind `| head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python flushes once more when it exits, and would complain there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _use_cores() -> None:
+    """Has JAX use all cores, unless it has started already."""
+    from cfg_jax.runtime.cores import use_cores
+
+    with contextlib.suppress(ValueError):
+        use_cores()
 
 
 def _say(message: str) -> None:

@@ -1,22 +1,35 @@
-"""Flags of a command: parsed by absl and ml_collections, refused in one line, listed by --help."""
+"""Flags of a command: parsed by absl, refused in one line, listed by --help; recipes among them."""
 
-import difflib
-import re
+import errno
+import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
+from cfg_jax import recipe
+from cfg_jax.cli import recipes, say
 from cfg_jax.runtime import processes
-from cfg_jax.training import config as recipe
+
+_FIELDS = "config fields"
+_HELP = {"--help", "-h", "-help"}
 
 
 def parse(
-    values: flags.FlagValues, command: str, purpose: str, argv: list[str], *, operand: str = ""
+    values: flags.FlagValues,
+    command: str,
+    purpose: str,
+    argv: list[str],
+    *,
+    operand: str = "",
+    more: Callable[[], str] | None = None,
 ) -> dict[str, Any]:
     """Parses a command's arguments into its flags, or prints its help and exits.
+
+    Kinds of a recipe may be imported from the current directory from then on.
 
     Args:
       values: The defined flags.
@@ -24,6 +37,7 @@ def parse(
       purpose: What --help begins with.
       argv: The arguments.
       operand: What the one argument that no flag takes is called, where there has to be one.
+      more: Makes what --help says behind the flags.
 
     Returns:
       The flags' values by their names, and the operand by its.
@@ -32,52 +46,41 @@ def parse(
       ValueError: The operand is missing, an argument is not one of the flags, or a value is not
         what its flag takes.
     """
-    if {"--help", "-h", "-help"} & set(argv):
-        _print_help(values, f"{command} {operand}".strip(), purpose)
+    has_recipe = "config" in values
+    here = os.getcwd()
+    if not {"", here} & set(sys.path):
+        sys.path.append(here)
+    wants_help = bool(_HELP & set(argv))
+    changed, rest = recipes.split(a for a in argv if a not in _HELP) if has_recipe else ([], argv)
     try:
-        rest = values([command, *argv])
+        operands = values([command, *(a for a in rest if a not in _HELP)])[1:]
     except flags.Error as error:
         raise ValueError(str(error)) from None
-    except Exception as error:  # whatever the user's config file raises
-        raise ValueError(_mistake(error)) from None
+    if wants_help:
+        title = f"{command} {operand}".strip()
+        lines = [f"usage: python -m cfg_jax {title} [flags]\n\n{purpose}\n", *_told(values)]
+        lines += ["", *recipes.described(values["config"].value, changed)] if has_recipe else []
+        say("\n".join(lines + (["", more()] if more else [])))
+        sys.exit(0)
     wanted = [operand] if operand else []
-    given = rest[1:]
-    if len(given) > len(wanted):
-        raise ValueError(f"unexpected argument {given[len(wanted)]!r}; flags begin with --")
-    if len(given) < len(wanted):
+    if len(operands) > len(wanted):
+        raise ValueError(f"unexpected argument {operands[len(wanted)]!r}; flags begin with --")
+    if len(operands) < len(wanted):
         raise ValueError(f"give the {operand}")
     # Libraries ask absl's global flags, which have no part in these commands.
     flags.FLAGS.mark_as_parsed()
-    return values.flag_values_dict() | dict(zip(wanted, given, strict=True))
+    given = values.flag_values_dict() | dict(zip(wanted, operands, strict=True))
+    return given | ({_FIELDS: changed} if has_recipe else {})
 
 
-def define_config(values: flags.FlagValues, argv: list[str]) -> None:
-    """Defines --config FILE, --config.FIELD=VALUE and --skip-bad; file and fields must exist.
-
-    Raises:
-      ValueError: The file does not exist, or a field does not.
-    """
-    known = recipe.flatten(recipe.default())
-    for argument in argv:
-        field = re.match(r"--?config\.([^=]+)", argument)
-        if field and field[1] not in known:
-            close = difflib.get_close_matches(field[1], known, n=1)
-            raise ValueError(
-                f"there is no config field {field[1]!r}"
-                + (f"; did you mean {close[0]}?" if close else "; --help lists them")
-            )
-        file = re.match(r"--?config(?:=(.*))?$", argument)
-        if file:
-            following = argv[argv.index(argument) + 1 :]
-            path = file[1] or (following[0] if following else "")
-            if not Path(path).is_file():
-                raise ValueError(f"the config file {path!r} does not exist")
-    config_flags.DEFINE_config_file(
+def define_config(values: flags.FlagValues) -> None:
+    """Defines --config, and with it --config.FIELD=VALUE, and --skip-bad."""
+    flags.DEFINE_string(
         "config",
         None,
-        "the recipe, a Python file; --config.FIELD=VALUE changes a field of it",
+        "the recipe: a Python file, or the name of one that comes with cfg_jax, such as digits; "
+        "--config.FIELD=VALUE changes a field of it",
         flag_values=values,
-        sys_argv=["", *argv],
     )
     flags.DEFINE_boolean(
         "skip-bad", False, "go on without images that cannot be read", flag_values=values
@@ -85,28 +88,18 @@ def define_config(values: flags.FlagValues, argv: list[str]) -> None:
 
 
 def config(values: dict[str, Any]) -> ConfigDict:
-    """The parsed config.
+    """The recipe that was given, with the fields that the flags change.
 
     Raises:
-      ValueError: None was given, or its file has a mistake.
+      ValueError: None was given, its file has a mistake, or a field or value is not allowed.
     """
-    try:
-        found = values["config"]
-        if found is not None:
-            found.lock()
-    except Exception as error:  # whatever its get_config raises, kept until it is looked at
-        raise ValueError(_mistake(error)) from None
-    if found is None:
+    if values["config"] is None:
         raise ValueError("give --config FILE, such as --config configs/digits.py")
+    found = recipes.read(values["config"])
+    recipe.override_all(found, values[_FIELDS])
     if values["skip-bad"]:
-        found.data.skip_bad = True
+        recipe.override(found, "data.skip_bad", "True")
     return found
-
-
-def _mistake(error: Exception) -> str:
-    """One line for an error in a config file; the parser may quote a whole traceback of it."""
-    last = str(error).strip("\"'\n ").splitlines()[-1]
-    return f"the config file has a mistake: {last.split(' Other fields present')[0]}"
 
 
 def define_processes(values: flags.FlagValues) -> None:
@@ -148,6 +141,45 @@ def required(values: dict[str, Any], name: str) -> str:
     return values[name]
 
 
+def path(values: dict[str, Any], name: str) -> Path:
+    """The path of a flag that must be given; "~" is the home directory.
+
+    Raises:
+      ValueError: It is not given, is no path, or there is no such home.
+    """
+    return expanded(required(values, name), f"--{name}")
+
+
+def expanded(text: str, what: str) -> Path:
+    """A path with "~" expanded.
+
+    Raises:
+      ValueError: It is no path, or there is no such home.
+    """
+    if "\0" in text:
+        raise ValueError(f"{what} must be a path, got {text!r}")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{what}: {text} has no home directory: {error}") from None
+
+
+def folder_of(path: Path) -> None:
+    """Makes the folder that a file is written into.
+
+    Raises:
+      ValueError: It cannot be made or written, or the file is a folder itself.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, f"no permission to write in {path.parent}")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
 def listed(text: str, name: str, kind: type = float, what: str = "numbers") -> tuple:
     """Values separated by commas: "0,0.3,1"."""
     try:
@@ -156,27 +188,9 @@ def listed(text: str, name: str, kind: type = float, what: str = "numbers") -> t
         raise ValueError(f"--{name} takes {what} separated by commas, got {text!r}") from None
 
 
-def labels(text: str) -> list[int]:
-    """Labels and ranges of them, both ends included: "0-9" or "1,3,5-7"."""
-    found: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
-        if not match or (match[2] and int(match[2]) < int(match[1])):
-            raise ValueError(
-                f"--labels takes labels and ranges such as 0-9 or 1,3,5-7; got {text!r}"
-            )
-        found.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return found
-
-
-def _print_help(values: flags.FlagValues, command: str, purpose: str) -> NoReturn:
-    print(f"usage: python -m cfg_jax {command} [flags]\n\n{purpose}\n")
+def _told(values: flags.FlagValues) -> Iterator[str]:
+    """What --help says of each flag."""
     for name in sorted(values):
         flag = values[name]
         default = "" if flag.default in (None, "") else f" (default: {flag.default})"
-        print(f"  --{name}\n      {flag.help}{default}")
-    if "config" in values:
-        print("\nFields of a config, each changed by --config.FIELD=VALUE, and their defaults:\n")
-        for name, value in recipe.flatten(recipe.default()).items():
-            print(f"  {name:32}{value!r}")
-    sys.exit(0)
+        yield f"  --{name}\n      {flag.help}{default}"

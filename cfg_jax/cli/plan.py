@@ -5,11 +5,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from cfg_jax.cli import flagging
-from cfg_jax.data import peek
+from cfg_jax import recipe
+from cfg_jax.cli import flagging, say
+from cfg_jax.parts import Facts
 from cfg_jax.planning import topology as topologies
 from cfg_jax.planning.plan import make_plan, search
 from cfg_jax.planning.report import markdown
@@ -24,7 +27,7 @@ what was compiled once is kept. Nothing is run, and no data of the TFDS catalogu
 def run(argv: list[str]) -> None:
     """Parses the arguments, compiles, and prints the plan."""
     defined = flags.FlagValues()
-    flagging.define_config(defined, argv)
+    flagging.define_config(defined)
     flags.DEFINE_string(
         "topology", None, f"the slice, such as {topologies.EXAMPLES}", flag_values=defined
     )
@@ -38,7 +41,7 @@ def run(argv: list[str]) -> None:
     flags.DEFINE_string(
         "shape",
         None,
-        "HEIGHT,WIDTH,CHANNELS of an image; the data's if not given",
+        "one example's sides and channels, such as 64,64,3; the data's if not given",
         flag_values=defined,
     )
     flags.DEFINE_integer(
@@ -61,39 +64,45 @@ def run(argv: list[str]) -> None:
         config.mesh.fsdp = values["fsdp"]
     if values["samples"] is not None and values["samples"] < 0:
         raise ValueError(f"--samples must be at least 0, got {values['samples']}")
+    out = flagging.path(values, "out") if values["out"] else None
     slice_ = topologies.load(flagging.required(values, "topology"))
-    shape, classes = _data(values, config)
-
-    there: dict[str, Any] = {"shape": shape, "num_classes": classes, "report": _say}
+    there: dict[str, Any] = {"facts": _facts(values, config), "report": _say}
+    if out:
+        flagging.folder_of(out)
     trials: list[Trial] = []
     if values["search"]:
         config, trials = search(config, slice_, **there)
     plan = make_plan(config, slice_, samples=values["samples"], **there)
-    name = Path(config_flags.get_config_filename(defined["config"])).stem
+    name = Path(values["config"]).stem
     text = markdown(plan, title=name, trials=trials)
-    print(text, end="")
-    if values["out"]:
-        out = Path(values["out"])
-        out.parent.mkdir(parents=True, exist_ok=True)
+    if out:
         with atomic(out) as file:
             file.write(f"{text}\n    python -m cfg_jax plan {shlex.join(argv)}\n".encode())
+    say(text.removesuffix("\n"))
 
 
-def _data(values: dict[str, Any], config: ConfigDict) -> tuple[tuple[int, ...], int]:
-    """One image's shape and the number of classes, as the flags or else the data say."""
+def _facts(values: dict[str, Any], config: ConfigDict) -> Facts:
+    """What is known of the data, as the flags or else the data say."""
     given, classes = values["shape"], values["classes"]
     if classes is not None and classes < 0:
         raise ValueError(f"--classes must be at least 0, got {classes}")
     if given and classes is not None:
-        return _shape(given), classes
-    shape, count = peek(config.data)
-    return _shape(given) if given else shape, count if classes is None else classes
+        arrays = {"label": jax.ShapeDtypeStruct((), np.int32)} if classes else {}
+        return Facts(_shape(given), tuple(map(str, range(classes))), arrays)
+    facts = recipe.make(config.data, "data", path="config.data").peek()
+    if given:
+        facts = facts._replace(shape=_shape(given))
+    if classes is not None:
+        facts = facts._replace(class_names=tuple(map(str, range(classes))))
+    return facts
 
 
 def _shape(text: str) -> tuple[int, ...]:
     parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) for part in parts):
-        raise ValueError(f"--shape takes HEIGHT,WIDTH,CHANNELS, such as 64,64,3; got {text!r}")
+    if len(parts) not in (2, 3, 4) or not all(p.strip().isdecimal() and int(p) for p in parts):
+        raise ValueError(
+            f"--shape takes one example's sides and channels, such as 64,64,3; got {text!r}"
+        )
     return tuple(int(part) for part in parts)
 
 

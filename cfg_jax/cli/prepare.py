@@ -2,23 +2,27 @@
 
 from absl import flags
 
-from cfg_jax.cli import flagging
-from cfg_jax.data import open_dataset
+from cfg_jax import recipe
+from cfg_jax.cli import flagging, say
+from cfg_jax.data.media import medium
 
-PURPOSE = """Prepares the data set of a recipe: reads every image once and stores it, resized, in
+PURPOSE = """Prepares the data set of a recipe: reads every example once and stores it in
 the form that training reads. `train` does the same by itself; this is for doing it beforehand."""
 
 
 def run(argv: list[str]) -> None:
     """Parses the arguments and prepares both splits."""
     defined = flags.FlagValues()
-    flagging.define_config(defined, argv)
+    flagging.define_config(defined)
     values = flagging.parse(defined, "prepare", PURPOSE, argv)
     config = flagging.config(values)
+    recipe.check(config)
+    source = recipe.make(config.data, "data", path="config.data")
+    lines = []
     for split in ("train", "test"):
-        data = open_dataset(config.data, split=split)
-        height, width, channels = data.shape
-        print(
-            f"{split}: {len(data.source)} images of {height}×{width}×{channels}, "
-            f"{data.num_classes} classes"
+        data = source.open(split)
+        lines.append(
+            f"{split}: {len(data.source)} {medium(data.facts).noun}s of "
+            f"{'×'.join(map(str, data.shape))}, {data.num_classes} classes"
         )
+    say("\n".join(lines))

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from cfg_jax.cli import flagging
+from cfg_jax.cli import flagging, say
 from cfg_jax.evaluation import archive as archives
 from cfg_jax.evaluation import comparison, inception, record
 from cfg_jax.runtime import files
@@ -36,13 +36,23 @@ def run(argv: list[str]) -> None:
     values = flagging.parse(defined, "score", PURPOSE, argv)
     if values["batch"] < 1:
         raise ValueError(f"--batch must be at least 1, got {values['batch']}")
-    samples = archives.open_archive(Path(flagging.required(values, "samples")))
-    reference = archives.open_archive(Path(values["reference"])) if values["reference"] else None
+    samples = archives.open_archive(flagging.path(values, "samples"))
+    other = _given(values, "reference")
+    reference = archives.open_archive(other) if other else None
+    out = _given(values, "out") or samples.path.with_suffix(".scores.json")
     if reference:
         comparison.check_sizes(samples, reference)
     obstacles = comparison.obstacles(samples, reference)
     metrics = _metrics(values["metrics"], obstacles)
-    scores, checksum = _scores(samples, reference, metrics, values)
+    rows = -(-values["batch"] // jax.local_device_count()) * jax.local_device_count()
+    scores, checksum = comparison.score_files(
+        samples,
+        reference,
+        metrics,
+        weights=_given(values, "weights"),
+        cache=_given(values, "cache") or files.cache(),
+        batch=rows,
+    )
     report = {
         "scores": scores,
         "left_out": {} if values["metrics"] else obstacles,
@@ -59,11 +69,15 @@ def run(argv: list[str]) -> None:
         },
         **record.stamp(),
     }
-    out = Path(values["out"] or samples.path.with_suffix(".scores.json"))
-    out.parent.mkdir(parents=True, exist_ok=True)
+    flagging.folder_of(out)
     with files.atomic(out) as file:
         file.write((json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
-    print(table(report))
+    say(table(report))
+
+
+def _given(values: dict[str, Any], name: str) -> Path | None:
+    """The path of a flag that need not be given."""
+    return flagging.path(values, name) if values[name] else None
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -97,33 +111,6 @@ def _metrics(given: str | None, obstacles: dict[str, str]) -> list[str]:
     if not chosen:
         raise ValueError(f"no score can be computed: {next(iter(obstacles.values()))}")
     return [name for name in comparison.METRICS if name in chosen]
-
-
-def _scores(
-    samples: archives.Archive,
-    reference: archives.Archive | None,
-    metrics: list[str],
-    values: dict[str, Any],
-) -> tuple[dict[str, float], str | None]:
-    """The scores, and the checksum of the weights if the network was needed."""
-    compared = [name for name in metrics if name != "is"]
-    needed = comparison.needs_images(samples, metrics)
-    reference_needed = reference is not None and comparison.needs_images(reference, compared)
-    measured = comparison.statistics(samples)
-    other = comparison.statistics(reference) if reference else None
-    checksum = None
-    if needed or reference_needed:
-        cache = Path(values["cache"] or files.cache())
-        weights = Path(values["weights"] or inception.fetch_weights(cache))
-        network, checksum = inception.load_inception(weights), files.checksum(weights)
-        rows = -(-values["batch"] // jax.local_device_count()) * jax.local_device_count()
-        if reference is not None and reference_needed:
-            other = comparison.measure_once(
-                reference, network, weights=checksum, cache=cache, batch=rows
-            )
-        if needed:
-            measured = comparison.measure(samples, network, batch=rows)
-    return comparison.compare(measured, other, metrics), checksum
 
 
 def table(report: dict[str, Any]) -> str:

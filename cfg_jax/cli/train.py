@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cfg_jax.cli import INTERRUPTED, FailedError, flagging
+from cfg_jax.cli import INTERRUPTED, FailedError, flagging, say
 from cfg_jax.data.pipeline import LostWorkerError
 from cfg_jax.runtime import processes
 from cfg_jax.runtime.checkpoints import CheckpointError
@@ -25,13 +25,13 @@ def _directory(name: str) -> Path:
     """The work directory; a bucket's address would become a local folder of that name."""
     if "://" in name:
         raise ValueError(f"--workdir must be a directory, on a mounted file system; got {name}")
-    return Path(name)
+    return flagging.expanded(name, "--workdir")
 
 
 def run(argv: list[str]) -> None:
     """Parses the arguments and trains."""
     defined = flags.FlagValues()
-    flagging.define_config(defined, argv)
+    flagging.define_config(defined)
     flags.DEFINE_string("workdir", None, "where the run is kept", flag_values=defined)
     flags.DEFINE_integer(
         "replay-step", None, "look into this step's batch instead of training", flag_values=defined
@@ -43,7 +43,7 @@ def run(argv: list[str]) -> None:
     flagging.start_processes(values)
     try:
         if values["replay-step"] is not None:
-            print(table(replay(config, workdir, values["replay-step"])))
+            say(table(replay(config, workdir, values["replay-step"])))
         else:
             train(config, workdir)
     except StoppedError as stopped:
@@ -51,7 +51,7 @@ def run(argv: list[str]) -> None:
         if stopped.signal != signal.SIGTERM:
             raise FailedError(told, INTERRUPTED) from None
         if processes.is_first():
-            print(told)
+            say(told)
         sys.exit(0)
     except (NonFiniteLossError, StalledDataError, LostWorkerError, CheckpointError) as error:
         raise FailedError(str(error)) from None

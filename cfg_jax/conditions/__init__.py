@@ -1,0 +1,37 @@
+"""The conditioners: each makes one named entry of a condition."""
+
+from cfg_jax.conditions.label import Label
+from cfg_jax.conditions.small import Small
+from cfg_jax.conditions.together import (
+    Conditioners,
+    given,
+    hidden,
+    hidden_null,
+    inlets,
+    named,
+    negative,
+    null,
+    read,
+    shown,
+)
+from cfg_jax.conditions.vector import Vector
+
+CONDITIONERS = {kind.__name__: kind for kind in (Label, Vector, Small)}
+"""The conditioners by the names that recipes use."""
+
+__all__ = [
+    "CONDITIONERS",
+    "Conditioners",
+    "Label",
+    "Small",
+    "Vector",
+    "given",
+    "hidden",
+    "hidden_null",
+    "inlets",
+    "named",
+    "negative",
+    "null",
+    "read",
+    "shown",
+]

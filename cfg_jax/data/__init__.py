@@ -1,6 +1,27 @@
-"""Labelled images as (seed, step)-determined batches: real digits, folders, the TFDS catalogue."""
+"""Examples as (seed, step)-determined batches: digits, folders, files, sounds, videos, TFDS."""
 
-from cfg_jax.data.pipeline import batches
-from cfg_jax.data.sources import Dataset, open_dataset, peek
+from cfg_jax.data.arrays import Arrays
+from cfg_jax.data.catalogue import Catalogue
+from cfg_jax.data.dataset import ArraySource, Dataset, Kind, UnreadableError
+from cfg_jax.data.digits import Digits
+from cfg_jax.data.folder import Folder
+from cfg_jax.data.moving_digits import MovingDigits
+from cfg_jax.data.pipeline import LostWorkerError, batches
+from cfg_jax.data.sounds import Sounds
+from cfg_jax.data.sources import SOURCES
 
-__all__ = ["Dataset", "batches", "open_dataset", "peek"]
+__all__ = [
+    "SOURCES",
+    "ArraySource",
+    "Arrays",
+    "Catalogue",
+    "Dataset",
+    "Digits",
+    "Folder",
+    "Kind",
+    "LostWorkerError",
+    "MovingDigits",
+    "Sounds",
+    "UnreadableError",
+    "batches",
+]

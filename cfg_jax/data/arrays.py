@@ -1,122 +1,199 @@
-"""Images that lie in an .npz file, with labels and vectors of numbers beside them."""
+"""Examples that lie in an .npz file: pictures, sounds or videos, with anything beside them."""
 
+import dataclasses
+import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from cfg_jax.data.sources import ArraySource, Dataset
-from cfg_jax.runtime.files import read_arrays
+from cfg_jax.data import fields, splits
+from cfg_jax.data.dataset import ArraySource, Dataset, Kind, check_split, warn_of_empty
+from cfg_jax.data.tree import readable, shown
+from cfg_jax.runtime.files import checksum, read_arrays
 
-NAMES = ("image", "label", "vector", "class_names")
+_CHANNELS = {np.dtype(np.uint8): (3, 4, 5), np.dtype(np.int16): (3,)}
+"""Dimensions of x with the batch, by dtype: sounds are int16, pictures and videos uint8."""
 
 
-def open_arrays(config: Any, *, split: str) -> Dataset:
-    """Opens one split of the images in an .npz file.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arrays(Kind):
+    """Examples in an .npz file, held in memory.
 
-    Args:
-      config: has the attributes
-        `path`: the file. It holds `image`, uint8 (n, height, width, 1 or 3), and may hold `label`,
-        (n,) integers from 0 on, `class_names`, text, one a label, and `vector`, (n, length)
-        numbers: an embedding of a text, attributes, a pose;
-        `test_path`: another such file, of held-out images; "" holds out a part of `path`;
-        `held_out`: that part, in (0, 1), the same images every time.
-      split: `train` or `test`.
+    The file holds `x` (or `image`): uint8 (n, height, width, 1 or 3) or, for videos, (n, frames,
+    height, width, 1 or 3), or int16 (n, length, channels) for sounds. It may hold `label`, (n,)
+    integers that number the classes from 0; `class_names`, text, one a label; `rate`, the samples
+    or frames a second; and further arrays of n real numbers or arrays of them, by any name: a
+    `vector` that embeds a text, attributes, tokens, a mask.
 
-    Returns:
-      The split, in memory.
-
-    Raises:
-      ValueError: a file cannot be read, or its arrays do not fit.
+    Attributes:
+      path: the file.
+      test_path: another such file, of held-out examples; "" holds out a part of `path`.
+      held_out: that part of every class, between 0 and 1, the same examples every time.
+      flip: mirror half of the pictures left to right; what lies beside them stays.
     """
-    if not config.path:
-        raise ValueError("the npz dataset needs path: an .npz file with image, label and vector")
-    whole, class_names = _read(config.path)
-    if config.test_path:
-        chosen = whole if split == "train" else _read(config.test_path)[0]
-        _check_alike(config, whole, chosen, class_names)
-    else:
-        chosen = _part(config, whole, split)
-    vectors = chosen.vectors
-    return Dataset(
-        source=chosen,
-        shape=chosen.images.shape[1:],
-        class_names=class_names,
-        name=config.name,
-        split=split,
-        vector=0 if vectors is None else vectors.shape[1],
-    )
 
+    path: str = ""
+    test_path: str = ""
+    held_out: float = 0.1
+    flip: bool = False
 
-def _part(config: Any, whole: ArraySource, split: str) -> ArraySource:
-    """The images of a split, of a file that holds both."""
-    count = round(config.held_out * len(whole))
-    if not 0 < count < len(whole):
-        raise ValueError(
-            f"held_out should leave images on both sides of {len(whole)}, got {config.held_out}"
+    def __post_init__(self):
+        super().__post_init__()
+        fields.needed("path", self.path, "an .npz file with x and, perhaps, label and vector")
+        fields.text("test_path", self.test_path)
+        fields.share("held_out", self.held_out)
+        fields.flag("flip", self.flip)
+
+    def open(self, split: str) -> Dataset:
+        """As `Kind.open`, in memory."""
+        check_split(split)
+        whole = _File.read(self.path)
+        class_names = whole.class_names(shown(self.path))
+        held = whole.arrays
+        if self.test_path:
+            if split == "test":
+                held = _File.read(self.test_path).arrays
+                self._check_alike(whole.arrays, held, len(class_names))
+        else:
+            labels = held.get("label", np.zeros(len(held["x"]), np.int32))
+            chosen = splits.of_labels(labels, self.held_out) == (split == "test")
+            held = {name: array[chosen] for name, array in held.items()}
+        source = ArraySource(held)
+        warn_of_empty(shown(self.path), split, class_names, source)
+        paths = [path for path in (self.path, self.test_path) if path]
+        return Dataset(
+            source=source,
+            shape=source.arrays["x"].shape[1:],
+            class_names=class_names,
+            name="arrays",
+            split=split,
+            arrays=source.specs,
+            rate=whole.rate,
+            dtype=source.arrays["x"].dtype.name,
+            fingerprint="".join(checksum(Path(path).expanduser())[:16] for path in paths),
+            flip=self.flip,
+            workers=self.workers,
         )
-    order = np.random.default_rng(0).permutation(len(whole))
-    index = np.sort(order[:count] if split == "test" else order[count:])
-    vectors = None if whole.vectors is None else whole.vectors[index]
-    return ArraySource(whole.images[index], whole.labels[index], vectors)
 
-
-def _read(path: str) -> tuple[ArraySource, tuple[str, ...]]:
-    """The arrays of a file, checked, and the names of the classes."""
-    arrays = read_arrays(Path(path).expanduser(), NAMES, needed=("image",))
-    images = arrays["image"]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise ValueError(
-            f"image in {path} should be uint8 (n, height, width, 1 or 3), "
-            f"got {images.dtype} {images.shape}"
+    def _check_alike(
+        self, train: dict[str, np.ndarray], test: dict[str, np.ndarray], num_classes: int
+    ) -> None:
+        """Raises ValueError where two files do not belong together."""
+        of_train, of_test = (
+            {name: (array.dtype.name, array.shape[1:]) for name, array in arrays.items()}
+            for arrays in (train, test)
         )
-    labels = arrays.get("label", np.zeros(len(images), np.int32))
-    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"label in {path} should be {len(images)} integers, got {labels.dtype} {labels.shape}"
-        )
-    if np.any(labels < 0):
-        raise ValueError(f"label in {path} should be 0 or more, got {labels.min()}")
-    vectors = arrays.get("vector")
-    if vectors is not None:
-        if vectors.ndim != 2 or len(vectors) != len(images):
+        if of_train != of_test:
             raise ValueError(
-                f"vector in {path} should be ({len(images)}, length), got {vectors.shape}"
+                f"the arrays of {shown(self.test_path)} should be as those of "
+                f"{shown(self.path)}, {of_train}; got {of_test}"
             )
-        vectors = vectors.astype(np.float32)
-        if not np.all(np.isfinite(vectors)):
-            raise ValueError(f"vector in {path} should hold finite numbers alone")
-    source = ArraySource(images, labels.astype(np.int32), vectors)
-    return source, _class_names(path, arrays, labels)
+        if num_classes and test["label"].max() >= num_classes:
+            raise ValueError(
+                f"label in {shown(self.test_path)} should be below {num_classes}, "
+                f"got {test['label'].max()}"
+            )
 
 
-def _class_names(path: str, arrays: dict[str, np.ndarray], labels: np.ndarray) -> tuple[str, ...]:
-    if "label" not in arrays:
-        return ()
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """What an .npz file holds, checked."""
+
+    arrays: dict[str, np.ndarray]
+    names: np.ndarray | None
+    rate: int
+
+    @classmethod
+    def read(cls, path: str) -> "_File":
+        where, file = shown(path), Path(path).expanduser()
+        arrays = read_arrays(file, _stored(file))
+        rate = arrays.pop("rate", np.zeros((), np.int32))
+        if rate.shape != () or rate.dtype.kind not in "iu" or not 0 <= rate < 2**31:
+            raise ValueError(f"rate in {where} should be one whole number, got {rate!r}")
+        names = arrays.pop("class_names", None)
+        x = _main(where, arrays)
+        beside = {name: _beside(where, name, a, len(x)) for name, a in arrays.items()}
+        return cls({"x": x, **beside}, names, int(rate))
+
+    def class_names(self, where: str) -> tuple[str, ...]:
+        """The classes' names: those that the file gives, or numbers; none without labels."""
+        labels = self.arrays.get("label")
+        return () if labels is None else _class_names(where, self.names, labels)
+
+
+def _stored(file: Path) -> list[str]:
+    """The names of a file's arrays; none of one that cannot be read, which `read_arrays` says."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return []
+
+
+def _main(where: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Takes x, or image, out of a file's arrays."""
+    named = [name for name in ("x", "image") if name in arrays]
+    if len(named) != 1:
+        raise ValueError(f"{where} holds {'both x and image' if named else 'no x and no image'}")
+    name = named[0]
+    x = arrays.pop(name)
+    channels = (1, 2) if x.dtype == np.int16 else (1, 3)
+    if x.ndim not in _CHANNELS.get(x.dtype, ()) or x.shape[-1] not in channels or not x.size:
+        raise ValueError(
+            f"{name} in {where} should be uint8 (n, height, width, 1 or 3), uint8 (n, frames, "
+            f"height, width, 1 or 3) or int16 (n, length, 1 or 2), got {x.dtype} {x.shape}"
+        )
+    return x
+
+
+def _beside(where: str, name: str, array: np.ndarray, count: int) -> np.ndarray:
+    """An array beside x, as int32, float32 or uint8."""
+    if name == "label" and (array.shape != (count,) or array.dtype.kind not in "iu"):
+        raise ValueError(
+            f"label in {where} should be {count} integers, got {array.dtype} {array.shape}"
+        )
+    if name == "vector" and (array.ndim != 2 or len(array) != count):
+        raise ValueError(f"vector in {where} should be ({count}, length), got {array.shape}")
+    if array.dtype.kind not in "iufb":
+        raise ValueError(f"{name} in {where} should hold real numbers, got {array.dtype}")
+    if array.ndim == 0 or len(array) != count:
+        raise ValueError(f"{name} in {where} should be ({count}, …), got {array.shape}")
+    if array.dtype == np.uint8 and name not in ("label", "vector"):
+        return array
+    if array.dtype.kind in "iu" and name != "vector":
+        low, high = (0 if name == "label" else -(2**31)), 2**31 - 1
+        if array.size and (array.min() < low or array.max() > high):
+            outside = array.min() if array.min() < low else array.max()
+            bound = f"{low} or more" if array.min() < low else f"at most {high}"
+            raise ValueError(f"{name} in {where} should be {bound}, got {outside}")
+        return array.astype(np.int32)
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float32)
+    if not np.all(np.isfinite(narrow)):
+        raise ValueError(f"{name} in {where} should hold finite numbers alone")
+    return narrow
+
+
+def _class_names(where: str, names: np.ndarray | None, labels: np.ndarray) -> tuple[str, ...]:
     most = int(labels.max()) + 1
-    if "class_names" not in arrays:
+    missing = np.flatnonzero(np.bincount(labels, minlength=most) == 0)
+    if names is None:
+        if len(missing):
+            raise ValueError(
+                f"label in {where} should number the classes from 0 without gaps, and none is "
+                f"{missing[0]}: class_names names classes without examples"
+            )
         return tuple(map(str, range(most)))
-    names = tuple(map(str, arrays["class_names"]))
+    if names.ndim != 1 or names.dtype.kind not in "US":
+        raise ValueError(f"class_names in {where} should be text, got {names.dtype} {names.shape}")
     if len(names) < most:
-        raise ValueError(f"class_names in {path} should be {most} or more, got {len(names)}")
-    return names
+        raise ValueError(f"class_names in {where} should be {most} or more, got {len(names)}")
+    texts = tuple(_decoded(name) for name in names.tolist())
+    if len(set(texts)) < len(texts):
+        twin = next(text for text in texts if texts.count(text) > 1)
+        raise ValueError(f"class_names in {where} should differ, but {twin!r} stands there twice")
+    return texts
 
 
-def _check_alike(
-    config: Any, train: ArraySource, test: ArraySource, class_names: tuple[str, ...]
-) -> None:
-    """Raises ValueError where two files do not belong together."""
-    shapes = [
-        (source.images.shape[1:], None if source.vectors is None else source.vectors.shape[1:])
-        for source in (train, test)
-    ]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"images and vectors of {config.test_path} should be as those of {config.path}, "
-            f"{shapes[0]}; got {shapes[1]}"
-        )
-    if class_names and test.labels.max() >= len(class_names):
-        raise ValueError(
-            f"label in {config.test_path} should be below {len(class_names)}, "
-            f"got {test.labels.max()}"
-        )
+def _decoded(name: str | bytes) -> str:
+    return readable(name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name)

@@ -1,27 +1,12 @@
-"""Images as people see them, uint8, and as networks do, [-1, 1]; grids of them as PNG files."""
+"""Images of uint8 laid out in grids, and grids as PNG files."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
-import jax
 import numpy as np
 
 from cfg_jax.runtime.files import atomic
-
-Images = TypeVar("Images", np.ndarray, jax.Array)
-
-
-def to_float(images: Images) -> Images:
-    """uint8 in [0, 255] to float32 in [-1, 1]; the same for NumPy and JAX arrays."""
-    return images.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
-
-
-def to_uint8(images: Images) -> np.ndarray:
-    """Floats in [-1, 1] (clipped to it) to the nearest uint8 in [0, 255], on the host."""
-    clipped = np.clip(np.asarray(images, np.float32), -1.0, 1.0)
-    return np.round((clipped + 1.0) * 127.5).astype(np.uint8)
 
 
 def enlarge(images: np.ndarray, factor: int) -> np.ndarray:

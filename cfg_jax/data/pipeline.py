@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cfg_jax.data.sources import SKIPPING, ArraySource, Dataset, Source, UnreadableError
+from cfg_jax.data.dataset import SKIPPING, ArraySource, Dataset, Source, UnreadableError
 
 _AHEAD = 8  # Batches read before they are asked for, so that the device never waits for the host.
 _THREADS = 4
@@ -34,9 +34,6 @@ def batches(
     batch_size: int,
     seed: int,
     start: int = 0,
-    flip: bool = False,
-    skip_bad: bool = False,
-    workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Generator[Batch, None, None]:
@@ -50,28 +47,25 @@ def batches(
     last the first.
 
     Args:
-      dataset: what to draw from; it may be smaller than a batch.
+      dataset: what to draw from, and how; it may be smaller than a batch. Its workers are spawned,
+        so a script that uses them needs the usual `if __name__ == "__main__":`.
       batch_size: examples in a global batch; a multiple of `process_count`.
       seed: 0 or more.
       start: the step of the first batch.
-      flip: mirror each example left to right with probability one half.
-      skip_bad: replace an example that cannot be read, and warn of it, rather than raise.
-      workers: processes that read; 0 reads in threads of this one. Workers are spawned, so a
-        script that uses them needs the usual `if __name__ == "__main__":`.
       process_index: which contiguous part of each global batch is this process's.
       process_count: how many processes share a global batch.
 
     Returns:
-      A generator of {"image": uint8 (b, H, W, C), "label": int32 (b,), "replaced": int32 (b,)}
-      with b = batch_size / process_count; "replaced" is 1 where another example stands in for an
-      unreadable one, else 0. Its `close()` ends threads and workers. It raises `UnreadableError`
-      at the batch of an unreadable example, or, with `skip_bad`, of 100 in a row, and
-      `LostWorkerError` where a worker was killed.
+      A generator of {"x": uint8 or int16 (b, ..., channels), …, "replaced": int32 (b,)} with
+      b = batch_size / process_count and the dataset's further arrays, such as "label": int32 (b,);
+      "replaced" is 1 where another example stands in for an unreadable one, else 0. Its `close()`
+      ends threads and workers. It raises `UnreadableError` at the batch of an unreadable example,
+      or, with `skip_bad`, of 100 in a row, and `LostWorkerError` where a worker was killed.
 
     Raises:
       ValueError: if an argument is out of range.
     """
-    _check_ranges(batch_size, seed, start, workers)
+    _check_ranges(batch_size, seed, start, dataset.workers)
     if process_count < 1 or not 0 <= process_index < process_count:
         raise ValueError(
             f"process_index should be one of 0 to process_count - 1, got {process_index} "
@@ -85,13 +79,13 @@ def batches(
     reader = _Reader(
         dataset.source,
         seed,
-        flip,
-        skip_bad,
+        dataset.flip,
+        dataset.skip_bad,
         stride=batch_size,
         offset=process_index * rows,
         rows=rows,
     )
-    return _stream(reader, start, workers)
+    return _stream(reader, start, dataset.workers)
 
 
 def _check_ranges(batch_size: int, seed: int, start: int, workers: int) -> None:
@@ -128,7 +122,7 @@ class _Reader:
         else:
             batch = _stack([self._example(*at) for at in zip(epochs, places, strict=True)])
         if self.flip:
-            batch["image"][mirrored] = batch["image"][mirrored, :, ::-1]
+            batch["x"][mirrored] = batch["x"][mirrored][..., ::-1, :]
         return batch
 
     def _example(self, epoch: np.int64, place: np.int64) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Checks of the plain numbers that users type; values traced by JAX pass unexamined."""
 
 import math
+import operator
 from numbers import Real
 from typing import Any
 
@@ -28,10 +29,33 @@ def within(name: str, value: Any, low: float, high: float) -> None:
             raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
 
 
-def steps(value: Any) -> None:
-    """Raises ValueError unless `value` is a whole number of at least one."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"steps must be a whole number of at least 1, got {value}")
+def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
+    """Raises ValueError unless `value` is one plain, finite number in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    within(name, value, low, high)
+
+
+def whole(name: str, value: Any, low: int) -> int:
+    """A whole number of at least `low`, of any integer type, as an int.
+
+    Raises:
+      ValueError: It is none, or it is traced.
+    """
+    if isinstance(value, jax.core.Tracer):
+        raise ValueError(f"{name} decides what is compiled: it must be a plain number, not traced")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = low - 1
+    if number < low or isinstance(value, bool):
+        raise ValueError(f"{name} must be a whole number of at least {low}, got {value}")
+    return number
+
+
+def steps(value: Any) -> int:
+    """A number of steps as an int; raises ValueError unless it is whole and at least one."""
+    return whole("steps", value, 1)
 
 
 def logsnr_range(logsnr_min: float, logsnr_max: float) -> None:

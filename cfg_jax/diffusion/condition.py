@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from cfg_jax.diffusion import process
+from cfg_jax.diffusion import noise, process
 from cfg_jax.diffusion.logsnr import floating
 
 Condition = Any
@@ -84,15 +84,10 @@ def augmented(
     Returns:
       The noised images and their λ.
     """
-    key = jax.random.fold_in(key, _AUGMENTATION)
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+    keys = noise.examples(key, index, noise.Stream.AUGMENTATION)
     eps = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(keys)
     logsnr = jnp.broadcast_to(floating(logsnr), x.shape[:1])
     return Noisy(process.forward(x, eps, logsnr=logsnr), logsnr)
-
-
-_AUGMENTATION = 2**32 - 1
-"""Sets its keys apart from those of examples, whose numbers are small."""
 
 
 def broadcast(null: Any, cond: Condition) -> Condition:

@@ -5,8 +5,8 @@ A denoiser is any callable whose parameters are the leaves of a pytree: a
 or a plain function without parameters. So it travels through jit, pmap and grad as an argument, and
 new parameters never compile anything anew.
 
-Most denoisers return ε alone. One whose opinions of x and ε do not follow from each other returns
-the pair (`Estimate`); `read` and `as_pair` make the pair of either.
+Most denoisers return ε alone. One whose opinions of x and ε do not follow from each other, or that
+learned the reverse variance, returns an `Estimate`; `read` and `as_pair` make one of either.
 """
 
 import dataclasses
@@ -36,17 +36,31 @@ class Denoiser(Protocol):
 def read(
     denoiser: Denoiser, z: Float[Array, "..."], logsnr: ArrayLike, cond: Condition
 ) -> Estimate:
-    """Calls a denoiser and returns both x̂ and ε̂, each of z's shape."""
+    """Calls a denoiser and returns x̂, ε̂, and v where it was learned, each of z's shape."""
     return as_pair(denoiser(z, logsnr, cond), z, logsnr)
 
 
 def as_pair(
     output: Float[Array, "..."] | Estimate, z: Float[Array, "..."], logsnr: ArrayLike
 ) -> Estimate:
-    """The pair (x̂, ε̂) of what a denoiser returned for z: itself, or made of ε̂ alone."""
+    """The `Estimate` that a denoiser returned for z, or the one made of ε̂ alone."""
     if isinstance(output, Estimate):
         return output
     return prediction.estimate(output, z, logsnr=logsnr, kind=prediction.EPS)
+
+
+def learned_v(pair: Estimate) -> Float[Array, "..."]:
+    """The v that a denoiser learned.
+
+    Raises:
+      ValueError: It learned none.
+    """
+    if pair.v is None:
+        raise ValueError(
+            "v is None, which stands for the variance that a network learned, but this denoiser "
+            "learned none; give a number in [0, 1]"
+        )
+    return pair.v
 
 
 @jax.tree_util.register_dataclass
@@ -56,7 +70,7 @@ class FromPrediction:
 
     Attributes:
       network: `(z, logsnr, cond) -> p`.
-      kind: What p predicts: `prediction.EPS`, `X`, `V` or `SCORE`.
+      kind: What p predicts, a kind of `prediction`.
     """
 
     network: Any
@@ -64,16 +78,17 @@ class FromPrediction:
 
     def __call__(self, z, logsnr, cond):
         """Returns the `Estimate` that the network's prediction implies."""
-        p = self.network(z, logsnr, cond)
+        p = self.network(prediction.scaled(z, logsnr=logsnr, kind=self.kind), logsnr, cond)
         return prediction.estimate(p, z, logsnr=logsnr, kind=self.kind)
 
 
 def from_prediction(network: Any, kind: prediction.Kind) -> FromPrediction:
-    """Makes a denoiser of a network that predicts x, v or the score.
+    """Makes a denoiser of a network that predicts something other than ε.
 
     Args:
-      network: `(z, logsnr, cond) -> p`, p of z's shape.
-      kind: What p predicts: `prediction.X`, `prediction.V`, `prediction.SCORE` or `prediction.EPS`.
+      network: `(z, logsnr, cond) -> p`, p of z's shape. It is shown z times the kind's scale, which
+        is 1 but for `FLOW` and `edm()`.
+      kind: What p predicts: `prediction.X`, `V`, `SCORE`, `FLOW`, `edm(sigma_data)` or `EPS`.
 
     Returns:
       A denoiser.
@@ -241,4 +256,4 @@ def dynamically_thresholded(
 def _with_data(pair: Estimate, x: Float[Array, "..."], logsnr: ArrayLike) -> Estimate:
     """Replaces x̂; moving ε̂ by what x̂ moved leaves it untouched, to the last bit, elsewhere."""
     moved = expand(alpha(logsnr), x) * (pair.x - x) / expand(sigma(logsnr), x)
-    return Estimate(x=x, eps=pair.eps + moved)
+    return pair._replace(x=x, eps=pair.eps + moved)

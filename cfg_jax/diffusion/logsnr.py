@@ -7,6 +7,8 @@ root of 1 - α²: near λ = 20 that difference has no correct digit left in floa
 and means clean data: α = 1, σ = 0.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
@@ -67,3 +69,14 @@ def expand(level: ArrayLike, z: Float[Array, "..."]) -> Float[Array, "..."]:
 def floating(value: ArrayLike) -> Float[Array, "..."]:
     """float32 at least, so that λ in bfloat16 or an integer does not decide the precision."""
     return jnp.asarray(value, jnp.promote_types(jnp.result_type(value), jnp.float32))
+
+
+def root(value: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The square root of what is not negative; its derivative at 0 is 0, where √'s is infinite."""
+    positive = value > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, value, 1.0)), 0.0)
+
+
+def cast_like(tree: Any, like: Any) -> Any:
+    """Each array of a pytree in the dtype of its fellow, so that a scan may carry it."""
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), tree, like)

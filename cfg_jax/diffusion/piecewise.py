@@ -8,6 +8,7 @@ Because a denoiser is a pytree, the nodes that switch are found wherever they li
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+from jaxtyping import ArrayLike
 
 from cfg_jax.diffusion.denoiser import Denoiser
 
@@ -24,6 +25,9 @@ class Piecewise(Protocol):
 
     def at(self, logsnr: float) -> Denoiser:
         """What it is at a level that is known before anything is compiled."""
+
+    def held(self, level: ArrayLike) -> Denoiser:
+        """What it is at a level that is traced, a scalar or (batch,), at whatever λ it is asked."""
 
 
 def _is_piecewise(node: Any) -> bool:
@@ -46,3 +50,12 @@ def at(denoiser: Denoiser, logsnr: float) -> Denoiser:
         return at(node.at(logsnr), logsnr) if _is_piecewise(node) else node
 
     return jax.tree.map(choose, denoiser, is_leaf=_is_piecewise)
+
+
+def held(denoiser: Denoiser, level: ArrayLike) -> Denoiser:
+    """The denoiser with every part that switches held to what it is at a traced level."""
+
+    def hold(node):
+        return node.held(level) if _is_piecewise(node) else node
+
+    return jax.tree.map(hold, denoiser, is_leaf=_is_piecewise)

@@ -1,46 +1,116 @@
-"""What a network may predict, each kind one row of two coefficients.
+"""What a network may predict, each kind one row of two coefficients and a scale.
 
-A prediction is a combination p = a x + b ε of the data and the noise in z_λ = α x + σ ε:
+A prediction is a combination p = a x + b ε of the data and the noise in z_λ = α x + σ ε, made by a
+network that is shown z times a scale:
 
-| kind    |  a  |   b   | source                                                         |
-| ------- | --- | ----- | -------------------------------------------------------------- |
-| `EPS`   |  0  |   1   | Ho et al. 2020, Equation 11                                    |
-| `X`     |  1  |   0   | the data itself                                                |
-| `V`     | -σ  |   α   | Salimans & Ho 2022, Appendix D                                 |
-| `SCORE` |  0  | -1/σ  | ∇_z log q(z_λ|x) (Song et al. 2021, "Score-based …", Section 3) |
+| kind    |   a    |     b     | scale     | source                                               |
+| ------- | ------ | --------- | --------- | ---------------------------------------------------- |
+| `EPS`   |   0    |     1     | 1         | Ho et al. 2020, Equation 11                          |
+| `X`     |   1    |     0     | 1         | the data itself                                      |
+| `V`     |  -σ    |     α     | 1         | Salimans & Ho 2022, Appendix D                       |
+| `SCORE` |   0    |   -1/σ    | 1         | ∇_z log q(z_λ|x) (Song et al. 2021, Section 3)       |
+| `FLOW`  |  -1    |     1     | 1/(α + σ) | Lipman et al. 2023, Equation 23; Liu et al. 2022     |
+| `edm()` | σ/(sr) |  -α s/r   | 1/r       | Karras et al. 2022, Equation 7 and Table 1           |
 
-z and p are two linear equations for x and ε; one solution serves every kind.
+with s the data's standard deviation and r = sqrt(σ² + α² s²) that of z. z and p are two linear
+equations for x and ε; one solution serves every kind.
 """
 
+import dataclasses
+import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from cfg_jax.diffusion.logsnr import alpha, expand, sigma
+from cfg_jax.diffusion.logsnr import alpha, expand, floating, sigma
 
 
 class Estimate(NamedTuple):
-    """A network's opinion of both parts of z: the data `x` and the noise `eps`, of z's shape."""
+    """A network's opinion of both parts of z, and of the reverse variance if it learned that.
+
+    Attributes:
+      x: The data, of z's shape.
+      eps: The noise, of z's shape.
+      v: The v of the reverse variance (σ̃²)^(1-v) (σ²)^v, of z's shape, mostly within [0, 1]; None
+        where nothing was learned.
+    """
 
     x: Float[Array, "..."]
     eps: Float[Array, "..."]
+    v: Float[Array, "..."] | None = None
 
 
-class Kind(NamedTuple):
-    """A kind of prediction, p = a(α, σ) x + b(α, σ) ε."""
+def _one(alpha: Array, sigma: Array) -> ArrayLike:
+    return 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of prediction, p = a x + b ε.
+
+    Attributes:
+      name: What recipes call it.
+      coefficients: (α, σ) -> (a, b).
+      scale: (α, σ) -> what z is multiplied by before the network is asked.
+    """
 
     name: str
     coefficients: Callable[[Array, Array], tuple[ArrayLike, ArrayLike]]
+    scale: Callable[[Array, Array], ArrayLike] = _one
 
 
 EPS = Kind("eps", lambda a, s: (0.0, 1.0))
 X = Kind("x", lambda a, s: (1.0, 0.0))
 V = Kind("v", lambda a, s: (-s, a))
 SCORE = Kind("score", lambda a, s: (0.0, -1.0 / s))
+FLOW = Kind("flow", lambda a, s: (-1.0, 1.0), lambda a, s: 1.0 / (a + s))
+"""ε - x, the velocity of z / (α + σ) = (1 - t) x + t ε, with t = σ / (α + σ)."""
 
-KINDS = {kind.name: kind for kind in (EPS, X, V, SCORE)}
+
+@functools.cache
+def edm(sigma_data: float = 0.5) -> Kind:
+    """EDM's F: what its preconditioned network predicts (Karras et al. 2022, Equation 7, Table 1).
+
+    In y = z / α and s = σ / α the paper's D(y) = c_skip y + c_out F(c_in y) is x̂; so F is
+    (x - c_skip y) / c_out, and the network is shown c_in y = z / sqrt(σ² + α² σ_data²).
+
+    Args:
+      sigma_data: The data's standard deviation, positive.
+
+    Returns:
+      The kind; the same one for the same number.
+
+    Raises:
+      ValueError: sigma_data is not a positive number.
+
+    >>> from cfg_jax import prediction
+    >>> prediction.edm(0.5) is prediction.KINDS["edm"]
+    True
+    """
+    if not 0.0 < sigma_data < math.inf:
+        raise ValueError(f"sigma_data must be positive and finite, got {sigma_data}")
+
+    def deviation(a, s):
+        return jnp.sqrt(jnp.square(s) + jnp.square(sigma_data * a))
+
+    def coefficients(a, s):
+        r = deviation(a, s)
+        return s / (sigma_data * r), -sigma_data * a / r
+
+    name = "edm" if sigma_data == 0.5 else f"edm({sigma_data:g})"
+    return Kind(name, coefficients, lambda a, s: 1.0 / deviation(a, s))
+
+
+KINDS = {kind.name: kind for kind in (EPS, X, V, SCORE, FLOW, edm(0.5))}
+
+
+def scaled(z: Float[Array, "..."], *, logsnr: ArrayLike, kind: Kind) -> Float[Array, "..."]:
+    """What a network of a kind is shown of z: z times the kind's scale, in z's dtype."""
+    scale = kind.scale(expand(alpha(logsnr), z), expand(sigma(logsnr), z))
+    return jnp.asarray(scale * floating(z)).astype(z.dtype)
 
 
 def estimate(
@@ -94,6 +164,6 @@ def convert(
     >>> [round(float(value), 4) for value in x[0]]
     [1.4142, 1.4142]
     """
-    x, eps = estimate(p, z, logsnr=logsnr, kind=source)
+    pair = estimate(p, z, logsnr=logsnr, kind=source)
     a, b = target.coefficients(expand(alpha(logsnr), z), expand(sigma(logsnr), z))
-    return jnp.asarray(a * x + b * eps)
+    return jnp.asarray(a * pair.x + b * pair.eps)

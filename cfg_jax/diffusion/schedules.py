@@ -91,7 +91,7 @@ class Schedule(abc.ABC):
         Raises:
           ValueError: `steps` is not a whole number of at least 1.
         """
-        checks.steps(steps)
+        steps = checks.steps(steps)
         return self._logsnr(np.linspace(1.0, 0.0, steps + 1), np)
 
 
@@ -199,9 +199,11 @@ class DiscreteSchedule(Schedule):
     Attributes:
       steps: T, the number of noise levels, at least 2.
       spacing: Which t a grid of fewer steps visits: "even", round(k (T - 1) / (steps - 1)), both
-        ends among them; or "leading", the multiples of T // steps from 0 on, the choice of DDIM,
-        which begins a little below the greatest noise. They are the spacings of guided-diffusion
-        ("N" and "ddimN"); all T steps are the same grid in both.
+        ends among them; or "leading", the multiples of a stride from 0 on, the choice of DDIM,
+        which begins a little below the greatest noise. The stride is the least that visits as many
+        levels as there are steps; where none does, it is T // steps. They are the spacings of
+        guided-diffusion ("N" and "ddimN", which refuses those N that no stride visits); all T steps
+        are the same grid in both.
       logsnr_min: λ_{T-1}, derived.
       logsnr_max: λ_0, derived.
 
@@ -216,7 +218,7 @@ class DiscreteSchedule(Schedule):
     logsnr_max: float = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self):
-        checks.steps(self.steps)
+        object.__setattr__(self, "steps", checks.steps(self.steps))
         if self.steps < 2 or not np.all(self.betas < 1.0):
             raise ValueError(f"{self.steps} steps are too few for {type(self).__name__}")
         if self.spacing not in ("even", "leading"):
@@ -274,7 +276,7 @@ class DiscreteSchedule(Schedule):
         Raises:
           ValueError: `steps` is not a whole number from 1 to T.
         """
-        checks.steps(steps)
+        steps = checks.steps(steps)
         if steps > self.steps:
             raise ValueError(f"steps must be at most {self.steps}, got {steps}")
         return np.append(self.levels[self._times(steps)[::-1]], np.inf)
@@ -282,7 +284,9 @@ class DiscreteSchedule(Schedule):
     def _times(self, steps: int) -> np.ndarray:
         """The t that a grid visits, ascending."""
         if self.spacing == "leading":
-            return np.arange(steps) * (self.steps // steps)
+            stride = -(-self.steps // steps)  # the least with at most as many
+            exact = len(range(0, self.steps, stride)) == steps
+            return np.arange(steps) * (stride if exact else self.steps // steps)
         if steps == 1:
             return np.array([self.steps - 1])
         # Added up one by one, as guided-diffusion does: so its ties are rounded alike.
@@ -322,3 +326,9 @@ class CosineBeta(DiscreteSchedule):
         t = np.arange(self.steps + 1) / self.steps
         f = np.cos((t + 0.008) / 1.008 * np.pi / 2.0) ** 2
         return np.minimum(1.0 - f[1:] / f[:-1], 0.999)
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    kind.__name__: kind for kind in (Cosine, Uniform, LinearBeta, CosineBeta)
+}
+"""The schedules by the names that recipes use."""

@@ -10,24 +10,31 @@ from cfg_jax.evaluation.inception_score import inception_score
 from cfg_jax.evaluation.kernel_distance import kernel_distance
 from cfg_jax.evaluation.noisy_classifier import Level, by_noise_level
 from cfg_jax.evaluation.noisy_classifier import write_report as write_classifier_report
+from cfg_jax.evaluation.of_model import Asked, Evaluation, Judge, asked, evaluate, judge_of, sampler
 from cfg_jax.evaluation.precision_recall import precision_recall
 from cfg_jax.evaluation.report import write_report
 from cfg_jax.evaluation.sweep import Row, Scores, score, sweep
 
 __all__ = [
     "Archive",
+    "Asked",
+    "Evaluation",
+    "Judge",
     "Level",
     "Measured",
     "Moments",
     "Row",
     "Scores",
     "TrainedClassifier",
+    "asked",
     "by_noise_level",
     "compare",
+    "evaluate",
     "extract",
     "fetch_weights",
     "frechet_distance",
     "inception_score",
+    "judge_of",
     "kernel_distance",
     "load_arrays",
     "load_inception",
@@ -37,6 +44,7 @@ __all__ = [
     "open_archive",
     "over_devices",
     "precision_recall",
+    "sampler",
     "score",
     "sweep",
     "train_classifier",

@@ -16,12 +16,15 @@ from jaxtyping import Array, ArrayLike, Float, Int32, UInt8
 from tqdm import tqdm
 
 from cfg_jax import __version__
-from cfg_jax.data.images import to_float
-from cfg_jax.data.sources import ArraySource, Dataset
+from cfg_jax.data import ArraySource, Dataset
+from cfg_jax.data.media import Medium, medium
+from cfg_jax.data.samples import to_float
 from cfg_jax.evaluation import record
+from cfg_jax.evaluation.features import local_shardings, shared_rows
 from cfg_jax.evaluation.scorer import Classifier
 
 _FORWARD_BATCH = 256
+"""Examples that are looked at or scored at a time, over all local devices."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,19 +39,24 @@ class _Settings:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedClassifier:
-    """A classifier of one kind of images, in which their samples are scored.
+    """A classifier of one kind of data by which samples are scored, as a person sees them.
 
     Attributes:
       module: The network.
       params: Its parameters.
-      shape: (H, W, C) of the images.
+      medium: How the data are seen: pictures as they are, sounds as spectrograms.
       held_out_accuracy: Share of the held-out real images that it classifies rightly, in [0, 1].
     """
 
     module: Classifier
     params: Any = dataclasses.field(repr=False)
-    shape: tuple[int, ...]
+    medium: Medium
     held_out_accuracy: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return self.medium.shape
 
     @property
     def num_classes(self) -> int:
@@ -58,26 +66,31 @@ class TrainedClassifier:
     def features_and_probabilities(
         self, images: ArrayLike
     ) -> tuple[Float[np.ndarray, "n features"], Float[np.ndarray, "n classes"]]:
-        """Features and p(y|x) of any number of images, in batches of one size: one compilation.
+        """Features and p(y|x) of any number of examples, in batches of one size: one compilation.
 
         Args:
-          images: (n, H, W, C): floats in [-1, 1], what lies beyond being clipped as it is when
-            an image is shown, or uint8.
+          images: (n, *shape): pictures, sounds or videos, as they are stored or as floats in
+            [-1, 1], what lies beyond being clipped as it is when they are shown.
 
         Returns:
           The penultimate layer of (n, features) and probabilities of (n, num_classes), float32.
 
         Raises:
-          ValueError: There are no images, they have another shape, or hold NaN or infinities.
+          ValueError: There are none, they have another shape, or hold NaN or infinities.
         """
-        pixels = np.asarray(images)
-        if pixels.ndim != 4 or pixels.shape[1:] != self.shape or not len(pixels):
-            raise ValueError(f"images must have shape (n, {self._sides()}), got {pixels.shape}")
-        if pixels.dtype != np.uint8 and not np.all(np.isfinite(pixels)):
-            raise ValueError("the images hold NaN or infinities")
+        given = np.asarray(images)
+        if given.shape[1:] != self.shape or not len(given):
+            raise ValueError(
+                f"{self.medium.noun}s must have shape (n, {self._sides()}), got {given.shape}"
+            )
+        if given.dtype.kind == "f" and not np.all(np.isfinite(given)):
+            raise ValueError(f"the {self.medium.noun}s hold NaN or infinities")
+        whole, share = local_shardings()
+        params = jax.device_put(self.params, whole)
+        rows = shared_rows(_FORWARD_BATCH)
         batches = [
-            self._forward(pixels[start : start + _FORWARD_BATCH])
-            for start in range(0, len(pixels), _FORWARD_BATCH)
+            self._forward(params, given[start : start + rows], rows, share)
+            for start in range(0, len(given), rows)
         ]
         features, probabilities = zip(*batches, strict=True)
         return np.concatenate(features), np.concatenate(probabilities)
@@ -85,11 +98,15 @@ class TrainedClassifier:
     def _sides(self) -> str:
         return ", ".join(map(str, self.shape))
 
-    def _forward(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        images = to_float(batch) if batch.dtype == np.uint8 else batch.astype(np.float32)
-        missing = _FORWARD_BATCH - len(batch)
+    def _forward(
+        self, params: Any, batch: np.ndarray, rows: int, share: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Features and probabilities of a batch, filled up to so many rows."""
+        seen = self.medium.seen(batch)
+        images = to_float(seen) if seen.dtype == np.uint8 else seen.astype(np.float32)
+        missing = rows - len(batch)
         padded = np.pad(np.clip(images, -1.0, 1.0), ((0, missing), (0, 0), (0, 0), (0, 0)))
-        features, probabilities = _apply(self.module, self.params, padded)
+        features, probabilities = _apply(self.module, params, jax.device_put(padded, share))
         return np.asarray(features)[: len(batch)], np.asarray(probabilities)[: len(batch)]
 
 
@@ -99,18 +116,17 @@ def _apply(module: Classifier, params: Any, images: Array) -> tuple[Any, Any]:
     return features, jax.nn.softmax(logits)
 
 
-def load_arrays(
-    dataset: Dataset,
-) -> tuple[UInt8[np.ndarray, "n height width channels"], Int32[np.ndarray, " n"]]:
-    """All images and labels of a dataset, in order, in memory."""
+def load_arrays(dataset: Dataset) -> tuple[np.ndarray, Int32[np.ndarray, " n"]]:
+    """All examples and labels of a dataset, in order, in memory; labels are 0 without classes."""
     if isinstance(dataset.source, ArraySource):
-        return dataset.source.images, dataset.source.labels
-    images = np.empty((len(dataset.source), *dataset.shape), np.uint8)
-    labels = np.empty(len(dataset.source), np.int32)
+        arrays = dataset.source.arrays
+        return arrays["x"], arrays.get("label", np.zeros(len(arrays["x"]), np.int32))
+    x = np.empty((len(dataset.source), *dataset.shape), dataset.dtype)
+    labels = np.zeros(len(dataset.source), np.int32)
     for i in tqdm(range(len(labels)), desc=f"reading {dataset.name} {dataset.split}"):
         example = dataset.source[i]
-        images[i], labels[i] = example["image"], example["label"]
-    return images, labels
+        x[i], labels[i] = example["x"], example.get("label", 0)
+    return x, labels
 
 
 def train_classifier(
@@ -124,19 +140,21 @@ def train_classifier(
     cache: Path | None = None,
     progress: bool = True,
 ) -> TrainedClassifier:
-    """Trains a `Classifier` of real images, or reads the one trained before from `cache`.
+    """Trains a `Classifier` of real data, or reads the one trained before from `cache`.
 
-    Adam (Kingma & Ba 2015), the rate decaying to zero as a cosine; each image is shifted at random
-    by at most an eighth of its height and width. Both splits are held in memory.
+    It sees pictures as they are, sounds as spectrograms, and the frames of a video side by side.
+    Adam (Kingma & Ba 2015), the rate decaying to zero as a cosine; each picture is shifted at
+    random by at most an eighth of its height and width. Both splits are held in memory; the local
+    devices share a step.
 
     Args:
-      train: The images to train on, with labels.
-      test: The held-out images, of the same shape and classes.
-      seed: Decides the first parameters, the order of the images and their shifts.
-      epochs: Passes over the training images.
-      batch: Images a step, fewer where there are not as many.
+      train: The examples to train on, with labels.
+      test: The held-out examples, of the same shape and classes.
+      seed: Decides the first parameters, the order of the examples and their shifts.
+      epochs: Passes over the training examples.
+      batch: Examples a step, fewer where there are not as many.
       learning_rate: The first one.
-      cache: A directory for the result. A file there serves only the same images, labels, settings
+      cache: A directory for the result. A file there serves only the same data, labels, settings
         and network: its name and contents hold a fingerprint of them all.
       progress: Whether to show a progress bar.
 
@@ -149,14 +167,14 @@ def train_classifier(
     _check(train, test)
     images, labels = load_arrays(train)
     held_out = load_arrays(test)
-    module = Classifier(num_classes=train.num_classes)
+    module, kind = Classifier(num_classes=train.num_classes), medium(train.facts)
     settings = _Settings(seed, epochs, batch, learning_rate)
-    fingerprint = _fingerprint(module, train, [images, labels, *held_out], settings)
+    fingerprint = _fingerprint(module, kind, train, [images, labels, *held_out], settings)
     path = cache / f"classifier-{fingerprint[:16]}.npz" if cache else None
-    trained = _read(path, fingerprint, module, train.shape) if path else None
+    trained = _read(path, fingerprint, module, kind) if path else None
     if trained is None:
-        params = _train(module, images, labels, settings, progress)
-        untested = TrainedClassifier(module, params, train.shape, 0.0)
+        params = _train(module, _seen(kind, images), labels, settings, progress)
+        untested = TrainedClassifier(module, params, kind, 0.0)
         accuracy = _accuracy(untested, *held_out)
         trained = dataclasses.replace(untested, held_out_accuracy=accuracy)
         if path:
@@ -168,10 +186,16 @@ def _check(train: Dataset, test: Dataset) -> None:
     if not train.num_classes:
         raise ValueError(f"{train.name} has no labels, so no classifier can be trained on it")
     if (train.shape, train.class_names) != (test.shape, test.class_names):
-        raise ValueError("the training and held-out images differ in shape or classes")
+        raise ValueError("the training and held-out examples differ in shape or classes")
     for dataset in (train, test):
         if not len(dataset.source):
             raise ValueError(f"the {dataset.split} split of {dataset.name} is empty")
+
+
+def _seen(kind: Medium, x: np.ndarray) -> UInt8[np.ndarray, "n height width channels"]:
+    """Stored examples as pictures, so many at a time that what lies between fits in memory."""
+    starts = range(0, len(x), _FORWARD_BATCH)
+    return np.concatenate([kind.seen(x[start : start + _FORWARD_BATCH]) for start in starts])
 
 
 def _train(
@@ -187,31 +211,39 @@ def _train(
     total = settings.epochs * steps
     optimizer = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, total))
 
-    @jax.jit
-    def initialise(key):
+    key = jax.random.key(settings.seed)
+    # As many devices as can have the same share of a batch.
+    most = jax.local_device_count()
+    whole, share = local_shardings(next(n for n in range(most, 0, -1) if batch % n == 0))
+
+    def initialise() -> tuple[Any, Any]:
         params = module.init(key, jnp.zeros((1, *images.shape[1:])))
         return params, optimizer.init(params)
 
-    @jax.jit
-    def update(params, state, key, pixels, label):
-        def loss(params):
-            logits, _ = module.apply(params, to_float(_shifted(key, pixels)))
+    def update(params: Any, state: Any, place: Any, pixels: Array, label: Array) -> Any:
+        def loss(params: Any) -> Array:
+            epoch, step = place
+            shift = jax.random.fold_in(jax.random.fold_in(key, 1 + epoch), step)
+            logits, _ = module.apply(params, to_float(_shifted(shift, pixels)))
             return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
 
         value, gradient = jax.value_and_grad(loss)(params)
         change, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, change), state, value
 
-    key = jax.random.key(settings.seed)
-    params, state = initialise(key)
+    descend = jax.jit(
+        update,
+        in_shardings=(whole, whole, whole, share, share),
+        out_shardings=whole,
+        donate_argnums=(0, 1),
+    )
+    params, state = jax.jit(initialise, out_shardings=whole)()
     with tqdm(total=total, desc="classifier", unit="step", disable=not progress) as bar:
         for epoch in range(settings.epochs):
             order = np.random.default_rng((settings.seed, epoch)).permutation(len(images))
             for step, chosen in enumerate(order[: steps * batch].reshape(steps, batch)):
-                step_key = jax.random.fold_in(jax.random.fold_in(key, 1 + epoch), step)
-                params, state, loss = update(
-                    params, state, step_key, images[chosen], labels[chosen]
-                )
+                place = np.array([epoch, step], np.int32)
+                params, state, loss = descend(params, state, place, images[chosen], labels[chosen])
                 bar.update()
             bar.set_postfix(loss=f"{loss:.3g}")
     return params
@@ -220,9 +252,12 @@ def _train(
 def _shifted(
     key: Array, images: UInt8[Array, "n height width channels"]
 ) -> UInt8[Array, "n height width channels"]:
-    """Moves each image by up to an eighth of its height and width, repeating its border."""
+    """Moves each image by up to an eighth of its height and width, repeating its border.
+
+    A wide one, such as the frames of a video side by side, moves no further sideways than up.
+    """
     n, height, width, channels = images.shape
-    down, right = height // 8, width // 8
+    down, right = height // 8, min(height, width) // 8
     padded = jnp.pad(images, ((0, 0), (down, down), (right, right), (0, 0)), mode="edge")
     limits = jnp.array([2 * down + 1, 2 * right + 1])
     corners = jax.random.randint(key, (n, 2), 0, limits)
@@ -239,10 +274,15 @@ def _accuracy(classifier: TrainedClassifier, images: np.ndarray, labels: np.ndar
 
 
 def _fingerprint(
-    module: Classifier, train: Dataset, arrays: list[np.ndarray], settings: _Settings
+    module: Classifier,
+    kind: Medium,
+    train: Dataset,
+    arrays: list[np.ndarray],
+    settings: _Settings,
 ) -> str:
     """A digest of all that decides the trained classifier."""
-    params = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *train.shape)))
+    seen = kind.seen(arrays[0][:1])
+    params = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros(seen.shape))
     description = {
         "version": __version__,
         "network": repr(jax.tree.map(lambda leaf: leaf.shape, params)),
@@ -263,7 +303,7 @@ def _write(path: Path, fingerprint: str, trained: TrainedClassifier) -> None:
 
 
 def _read(
-    path: Path, fingerprint: str, module: Classifier, shape: tuple[int, ...]
+    path: Path, fingerprint: str, module: Classifier, kind: Medium
 ) -> TrainedClassifier | None:
     """The classifier in a file; None when it is missing, damaged or another one."""
     entries = record.kept(
@@ -276,4 +316,4 @@ def _read(
         return None
     accuracy = float(entries.pop("held_out_accuracy"))
     params = unflatten_dict(jax.tree.map(jnp.asarray, entries), sep="/")
-    return TrainedClassifier(module, params, shape, accuracy)
+    return TrainedClassifier(module, params, kind, accuracy)

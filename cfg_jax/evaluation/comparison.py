@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from cfg_jax.evaluation import record
+from cfg_jax.evaluation import inception, record
 from cfg_jax.evaluation.archive import Archive
 from cfg_jax.evaluation.features import Extractor, extract
 from cfg_jax.evaluation.frechet import Moments, frechet_distance, moments
@@ -100,7 +100,7 @@ def needs_images(archive: Archive, metrics: Collection[str]) -> bool:
 
 
 def measure(
-    archive: Archive, inception: Extractor, *, batch: int = 64, progress: bool = True
+    archive: Archive, network: Extractor, *, batch: int = 64, progress: bool = True
 ) -> Measured:
     """Runs the network over a file's images.
 
@@ -109,7 +109,7 @@ def measure(
 
     Args:
       archive: The file, with at least two images.
-      inception: As `load_inception` returns it.
+      network: As `load_inception` returns it.
       batch: Images at a time, over all local devices.
       progress: Whether to show a progress bar.
 
@@ -117,7 +117,7 @@ def measure(
       ValueError: The file is damaged, or holds fewer images.
     """
     found = extract(
-        inception,
+        network,
         archive.batches(batch),
         count=archive.count or 0,
         progress=progress,
@@ -133,7 +133,7 @@ def measure(
 
 def measure_once(
     archive: Archive,
-    inception: Extractor,
+    network: Extractor,
     *,
     weights: str,
     cache: Path,
@@ -144,7 +144,7 @@ def measure_once(
 
     Args:
       archive: As in `measure`.
-      inception: As in `measure`.
+      network: As in `measure`.
       weights: The checksum of the network's weights. What is kept serves only the same file of
         images and the same weights, byte by byte.
       cache: The folder, made where missing.
@@ -155,7 +155,7 @@ def measure_once(
     path = cache / f"features-{fingerprint[:16]}.npz"
     measured = _read(path, fingerprint)
     if measured is None:
-        measured = measure(archive, inception, batch=batch, progress=progress)
+        measured = measure(archive, network, batch=batch, progress=progress)
         record.keep(path, fingerprint, _arrays(measured))
     return measured
 
@@ -236,6 +236,47 @@ def compare(
                 theirs, ours, neighbours=NEIGHBOURS
             )
     return scores
+
+
+def score_files(
+    samples: Archive,
+    reference: Archive | None,
+    metrics: Collection[str],
+    *,
+    weights: Path | None = None,
+    cache: Path,
+    batch: int = 64,
+) -> tuple[dict[str, float], str | None]:
+    """The scores of one file against another; the network runs only over images that need it.
+
+    Args:
+      samples: The samples.
+      reference: The reference; None where only the Inception score is wanted.
+      metrics: Some of `METRICS`.
+      weights: The network's file; fetched into `cache` when None.
+      cache: A folder for weights and the reference's features.
+      batch: Images at a time, over all local devices.
+
+    Returns:
+      The scores as of `compare`, and the checksum of the weights; None where none were needed.
+
+    Raises:
+      ValueError: As `measure` and `compare`, or the weights cannot be read.
+    """
+    compared = [name for name in metrics if name != "is"]
+    needed = needs_images(samples, metrics)
+    reference_needed = reference is not None and needs_images(reference, compared)
+    measured = statistics(samples)
+    other = statistics(reference) if reference else None
+    digest = None
+    if needed or reference_needed:
+        file = inception.fetch_weights(cache) if weights is None else weights
+        network, digest = inception.load_inception(file), checksum(file)
+        if reference is not None and reference_needed:
+            other = measure_once(reference, network, weights=digest, cache=cache, batch=batch)
+        if needed:
+            measured = measure(samples, network, batch=batch)
+    return compare(measured, other, metrics), digest
 
 
 def fid_bias(features: Float[np.ndarray, "n features"], real: Moments, *, fid: float) -> float:

@@ -55,18 +55,33 @@ def over_devices(apply: Callable[[Any, Any], Any], params: Any) -> Extractor:
       apply: `(params, images) -> arrays`, traced once for each size of batch.
       params: Its parameters, put on every device once.
     """
-    devices = jax.local_devices()
-    mesh = jax.make_mesh((len(devices),), ("images",), axis_types=(AxisType.Auto,), devices=devices)
-    whole, share = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("images",)))
+    whole, share = local_shardings()
     placed = jax.device_put(params, whole)
     compiled = jax.jit(apply, in_shardings=(whole, share), out_shardings=share)
 
     def function(images: np.ndarray) -> Any:
-        rows = -(-len(images) // len(devices)) * len(devices)
+        rows = shared_rows(len(images))
         full = np.resize(images, (rows, *images.shape[1:]))
         return _rows(compiled(placed, full), rows, len(images))
 
     return function
+
+
+def local_shardings(count: int | None = None) -> tuple[NamedSharding, NamedSharding]:
+    """How arrays lie on this process' devices: whole on each, and a share of the rows on each.
+
+    Args:
+      count: How many of the devices; all when None.
+    """
+    devices = jax.local_devices()[:count]
+    mesh = jax.make_mesh((len(devices),), ("images",), axis_types=(AxisType.Auto,), devices=devices)
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("images"))
+
+
+def shared_rows(rows: int) -> int:
+    """So many rows or a few more, of which each local device can have the same share."""
+    devices = jax.local_device_count()
+    return -(-rows // devices) * devices
 
 
 def _rows(outputs: Any, expected: int, wanted: int) -> Any:

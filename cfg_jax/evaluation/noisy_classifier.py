@@ -5,21 +5,21 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
-from cfg_jax.data.images import to_float
+from cfg_jax.data.samples import to_float
 from cfg_jax.diffusion import process
-from cfg_jax.diffusion.objective import label_log_prob
-from cfg_jax.diffusion.schedules import Schedule
+from cfg_jax.diffusion.labels import label_log_prob
 from cfg_jax.evaluation import record
 from cfg_jax.evaluation.features import extract, over_devices
+from cfg_jax.model import Model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,11 +59,10 @@ class Level:
 
 
 def by_noise_level(
-    classifier: Callable,
-    images: UInt8[np.ndarray, "n height width channels"],
+    model: Model,
+    images: np.ndarray,
     labels: Int[np.ndarray, " n"],
     *,
-    schedule: Schedule,
     samples: int,
     seed: int = 0,
     batch: int = 256,
@@ -75,10 +74,10 @@ def by_noise_level(
     the devices change the result.
 
     Args:
-      classifier: `(z, logsnr) -> logits` of (batch, classes), a callable pytree.
-      images: Held-out ones, evenly chosen from where there are more than samples.
+      model: The noisy classifier.
+      images: Held-out ones as they are stored, evenly chosen from where there are more than
+        samples.
       labels: Theirs.
-      schedule: p(λ).
       samples: Noised images a part.
       seed: Of λ and the noise.
       batch: Images at a time, over all local devices.
@@ -87,20 +86,22 @@ def by_noise_level(
     Returns:
       The parts, the noisiest first, and all of p(λ).
     """
+    schedule = model.schedule
     place = np.arange(samples) * len(images) // samples
     edges = np.linspace(schedule.logsnr_min, schedule.logsnr_max, bins + 1)
     level_key, noise_key = jax.random.split(jax.random.key(seed))
     u = jax.random.uniform(level_key, (bins + 1, samples))
     inside = edges[:-1, None] + np.diff(edges)[:, None] * u[:-1]
     logsnr = jnp.concatenate([inside, schedule.logsnr(u[-1:])]).ravel()
-    held = (classifier, images[place], labels[place], logsnr, noise_key)
+    held = (model, images[place], labels[place], logsnr, noise_key)
 
     def scored(held: Any, number: Any) -> tuple[Any, Any]:
-        classifier, images, labels, logsnr, key = held
+        model, images, labels, logsnr, key = held
         image, label = images[number % samples], labels[number % samples]
-        noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), images.shape[1:]))
-        z = process.forward(to_float(image), noise(number), logsnr=logsnr[number])
-        logits = classifier(z, logsnr[number])
+        x = model.encode(to_float(image))
+        noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), x.shape[1:]))
+        z = process.forward(x, noise(number), logsnr=logsnr[number])
+        logits = model.network.apply(model.params, z, logsnr[number], {})
         return logits.argmax(1) == label, -label_log_prob(logits, label)
 
     numbers = np.arange((bins + 1) * samples)
@@ -110,19 +111,22 @@ def by_noise_level(
         count=len(numbers),
         name="noisy images",
     )
+    levels = _levels(edges, hits.reshape(-1, samples), losses.reshape(-1, samples))
+    return levels[:-1], levels[-1]
+
+
+def _levels(edges: np.ndarray, hits: np.ndarray, losses: np.ndarray) -> list[Level]:
+    """The scores of each part between edges, and of all at the end: a row of examples each."""
     bounds = [*itertools.pairwise(edges), (edges[0], edges[-1])]
-    levels = [
+    return [
         Level(
             low=float(low),
             high=float(high),
             accuracy=float(hit.mean()),
             cross_entropy=float(loss.mean(dtype=np.float64)),
         )
-        for (low, high), hit, loss in zip(
-            bounds, hits.reshape(-1, samples), losses.reshape(-1, samples), strict=True
-        )
+        for (low, high), hit, loss in zip(bounds, hits, losses, strict=True)
     ]
-    return levels[:-1], levels[-1]
 
 
 def write_report(

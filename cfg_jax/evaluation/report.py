@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
-from cfg_jax.data.images import tile, to_uint8
+from cfg_jax.data.images import tile
+from cfg_jax.data.media import Medium
 from cfg_jax.evaluation import record
 from cfg_jax.evaluation.sweep import Row, Scores
 from cfg_jax.guidance import to_scale
@@ -67,6 +68,7 @@ def write_report(
     reference: Scores,
     held_out_accuracy: float,
     settings: Mapping[str, Any],
+    medium: Medium,
     examples: Mapping[float, np.ndarray],
     titles: Sequence[str],
     strength: str = "w",
@@ -81,11 +83,12 @@ def write_report(
       held_out_accuracy: The classifier's, in [0, 1].
       settings: What else decides the numbers, such as steps, solver, samples per w and seed: values
         that JSON can hold. Versions and the date are added.
-      examples: For each w some of its samples, (columns, H, W, C) in [-1, 1] with 1 or 3 channels:
-        the same labels and noise for every w.
+      medium: How samples are seen.
+      examples: For each w some of its samples, (columns, *shape) in [-1, 1]: the same labels and
+        noise for every w.
       titles: What each column of `examples` shows, such as its class.
       strength: What the rows' w is, one of `STRENGTHS`.
-      beside: Further rows of the picture, by what they show: uint8 of (columns, H, W, C).
+      beside: Further rows of the picture, by what they show, like examples.
 
     Raises:
       TypeError: JSON cannot hold a setting.
@@ -109,7 +112,7 @@ def write_report(
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
     files = {
         "tradeoff.png": _png(tradeoff_figure(rows, reference, strength)),
-        "samples_by_w.png": _png(samples_figure(examples, titles, strength, beside)),
+        "samples_by_w.png": _png(samples_figure(medium, examples, titles, strength, beside)),
         "report.md": markdown(report).encode(),
         "report.json": text.encode(),
     }
@@ -221,6 +224,7 @@ def tradeoff_figure(rows: Sequence[Row], reference: Scores, strength: str = "w")
 
 
 def samples_figure(
+    medium: Medium,
     examples: Mapping[float, np.ndarray],
     titles: Sequence[str],
     strength: str = "w",
@@ -229,6 +233,7 @@ def samples_figure(
     """Draws a row of images a strength; a column is one label and one noise.
 
     Args:
+      medium: As in `write_report`.
       examples: As in `write_report`.
       titles: As in `write_report`.
       strength: As in `write_report`.
@@ -239,7 +244,8 @@ def samples_figure(
     ws, name = sorted(examples), "w" if strength == "w" else "scale"
     others = beside or {}
     rows = [*others, *(f"{name} = {w:g}" for w in ws)]
-    images = np.concatenate([*others.values(), *(to_uint8(examples[w]) for w in ws)])
+    every = [*others.values(), *(examples[w] for w in ws)]
+    images = medium.tiles(medium.stored(np.concatenate(every)))
     _, height, width, _ = images.shape
     gap = max(1, height // 16)
     page = tile(images, len(titles), padding=gap)

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cfg_jax.nn.layers import Conv, Dtype, GroupNorm
+from cfg_jax.nn import Conv, Dtype, GroupNorm
 
 SMALLEST_SIDE = 8
 

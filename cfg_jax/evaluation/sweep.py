@@ -15,7 +15,7 @@ from cfg_jax.evaluation.inception_score import inception_score
 
 @runtime_checkable
 class Scorer(Protocol):
-    """What gives images their features and class probabilities, as `TrainedClassifier` does."""
+    """What gives samples their features and class probabilities, as `TrainedClassifier` does."""
 
     def features_and_probabilities(
         self, images: ArrayLike
@@ -59,7 +59,7 @@ def score(images: ArrayLike, labels: ArrayLike, classifier: Scorer, real: Moment
     """Scores images, samples or real ones, that should have the given labels.
 
     Args:
-      images: (n, H, W, C), floats in [-1, 1] or uint8.
+      images: (n, *shape): pictures, sounds or videos, as they are stored or floats in [-1, 1].
       labels: (n,) integers.
       classifier: Gives features and probabilities.
       real: Moments of real images' features by the same classifier.
@@ -95,7 +95,7 @@ def sweep(
     """Samples the same labels with every strength, and scores each set.
 
     Args:
-      sample: `(labels, w) -> images` of (n, H, W, C) in [-1, 1]. The key, steps and solver are the
+      sample: `(labels, w) -> images` of (n, *shape) in [-1, 1]. The key, steps and solver are the
         caller's; with the same noise for every w, the rows differ by w alone.
       classifier: Gives features and probabilities.
       real: Moments of the held-out real images' features by the same classifier.

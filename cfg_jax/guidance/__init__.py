@@ -16,10 +16,9 @@ from cfg_jax.guidance.rescaled import Rescaled, rescaled
 from cfg_jax.guidance.scale import from_scale, to_scale
 from cfg_jax.guidance.scheduled import Scheduled, scheduled
 from cfg_jax.guidance.unconditional import Unconditional, unconditional
-from cfg_jax.guidance.zero_star import VELOCITY, ZeroStar, zero_star
+from cfg_jax.guidance.zero_star import ZeroStar, zero_star
 
 __all__ = [
-    "VELOCITY",
     "Ascent",
     "Autoguidance",
     "Classifier",

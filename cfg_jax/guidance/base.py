@@ -8,10 +8,12 @@ p = a x + b ε. There it is a step from one pair (x̂, ε̂) to another with z h
 A step of zero changes no bit, whatever the space.
 """
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from cfg_jax.diffusion import checks, condition
@@ -19,6 +21,7 @@ from cfg_jax.diffusion.condition import Condition, PerExample
 from cfg_jax.diffusion.denoiser import Denoiser, as_pair
 from cfg_jax.diffusion.logsnr import alpha, expand, floating, sigma
 from cfg_jax.diffusion.prediction import Estimate, Kind
+from cfg_jax.guidance.unconditional import Unconditional
 
 Output = TypeVar("Output", bound=Float[Array, "..."] | Estimate)
 
@@ -34,12 +37,16 @@ class Guidance:
         return self.denoiser
 
 
-def strength(name: str, value: ArrayLike) -> Any:
+def strength(name: str, value: Any) -> Any:
     """A finite number as an array, or one for each example, of (batch,), marked `PerExample`.
 
     Raises:
-      ValueError: It holds a NaN or an infinity, or has more than one axis.
+      ValueError: It is no number, holds a NaN or an infinity, or has more than one axis.
     """
+    if not isinstance(value, jax.Array):
+        value = np.asarray(value)
+    if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
+        raise ValueError(f"{name} must be a number or have shape (batch,), got {value!r}")
     checks.finite(name, value)
     value = floating(value)
     if value.ndim > 1:
@@ -55,7 +62,17 @@ def amount(value: Any, like: Float[Array, "..."]) -> Float[Array, "..."]:
 def ask(
     denoiser: Denoiser, z: Float[Array, "..."], logsnr: ArrayLike, *conds: Condition
 ) -> list[Any]:
-    """Calls a network once, on one batch of all conditions; returns its output for each of them."""
+    """Calls a network once, on one batch of all conditions; returns its output for each of them.
+
+    Raises:
+      ValueError: The network never sees its condition.
+    """
+    if _is_blind(denoiser):
+        raise ValueError(
+            "unconditional(...) hides every condition from its network, so that guidance around "
+            "it would guide nothing; guide the network itself, and sample with the null as the "
+            "condition where the unconditional answer is wanted"
+        )
     count = len(conds)
     logsnr = jnp.asarray(logsnr)
     output = denoiser(
@@ -68,12 +85,32 @@ def ask(
     return [jax.tree.unflatten(structure, part) for part in parts]
 
 
+def _is_blind(denoiser: Any) -> bool:
+    """Whether a denoiser, or what its adapters hold, is `Unconditional`."""
+    while denoiser is not None:
+        if isinstance(denoiser, Unconditional):
+            return True
+        denoiser = getattr(denoiser, "denoiser", None)
+    return False
+
+
 def ask_both(
     denoiser: Denoiser, z: Float[Array, "..."], logsnr: ArrayLike, cond: Condition, null: Any
 ) -> tuple[Any, Any]:
     """What a network says to the condition and to the null, in one call of twice the batch."""
     towards, away = ask(denoiser, z, logsnr, cond, condition.broadcast(null, cond))
     return towards, away
+
+
+def combined(combine: Callable[..., Array], towards: Any, *others: Any) -> Any:
+    """Outputs combined in ε, or in x̂ and ε̂; a learned v is that of the first, as it is."""
+    if not isinstance(towards, Estimate):
+        return combine(towards, *others)
+    return Estimate(
+        x=combine(towards.x, *(other.x for other in others)),
+        eps=combine(towards.eps, *(other.eps for other in others)),
+        v=towards.v,
+    )
 
 
 def extrapolate(towards: Output, away: Output, w: Any) -> Output:
@@ -83,7 +120,7 @@ def extrapolate(towards: Output, away: Output, w: Any) -> Output:
         weight = amount(w, towards)
         return (1 + weight) * towards - weight * away
 
-    return jax.tree.map(combine, towards, away)
+    return combined(combine, towards, away)
 
 
 def difference(
@@ -96,8 +133,9 @@ def difference(
     Two outputs in ε alone are subtracted before x̂ is made of them: near clean data the x̂ of both
     agree in all but their last digits.
     """
-    if isinstance(towards, Estimate) or isinstance(away, Estimate):
-        return jax.tree.map(jnp.subtract, towards, away)
+    if isinstance(towards, Estimate):
+        return combined(jnp.subtract, towards, away)
+    assert not isinstance(away, Estimate)  # one network says one kind of thing
     return as_pair(towards - away, jnp.zeros_like(towards), logsnr)
 
 
@@ -113,7 +151,7 @@ def moved(pair: Estimate, step: Float[Array, "..."], logsnr: ArrayLike, kind: Ki
     signal, noise = expand(alpha(logsnr), pair.x), expand(sigma(logsnr), pair.x)
     a, b = kind.coefficients(signal, noise)
     d = signal * b - noise * a
-    return Estimate(x=pair.x - (noise / d) * step, eps=pair.eps + (signal / d) * step)
+    return pair._replace(x=pair.x - (noise / d) * step, eps=pair.eps + (signal / d) * step)
 
 
 def inner(a: Float[Array, "batch ..."], b: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:

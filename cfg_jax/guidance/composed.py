@@ -16,7 +16,7 @@ from jaxtyping import Array, ArrayLike
 from cfg_jax.diffusion import condition
 from cfg_jax.diffusion.condition import Condition, PerExample
 from cfg_jax.diffusion.denoiser import Denoiser
-from cfg_jax.guidance.base import Guidance, amount, ask, strength
+from cfg_jax.guidance.base import Guidance, amount, ask, combined, strength
 
 
 @jax.tree_util.register_dataclass
@@ -45,7 +45,7 @@ class Composed(Guidance):
             weighted = zip(self.ws, parts, strict=True)
             return plain + sum(amount(w, z) * (part - null) for w, part in weighted)
 
-        return jax.tree.map(combine, plain, null, *parts)
+        return combined(combine, plain, null, *parts)
 
 
 def composed(
@@ -60,9 +60,9 @@ def composed(
     ε̃ = ε(c) + Σ_i w_i (ε(c_i) - ε(∅)). Acts in ε-space; being affine with coefficients that sum to
     one, the same combination of x̂ belongs to it. Every w_i counts like w: all 0 is the plain
     conditional network, and c itself among the conditions with weight w is `classifier_free`. The
-    paper's algorithm is that of c = ∅ (`unconditional` makes it so), where a weight of 1 already
-    conditions on c_i; a negative weight is the paper's negation. All conditions are evaluated in
-    one call, of n + 2 times the batch.
+    paper's algorithm is that of c = ∅ (sample with the null as the condition), where a weight of 1
+    already conditions on c_i; a negative weight is the paper's negation. All conditions are
+    evaluated in one call, of n + 2 times the batch.
 
     Args:
       denoiser: A network trained with and without its condition.

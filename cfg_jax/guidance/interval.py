@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import ArrayLike
 
 from cfg_jax.diffusion import piecewise
 from cfg_jax.diffusion.denoiser import Denoiser, read
@@ -44,20 +45,52 @@ class Interval:
         """The guidance, or what it guides."""
         return self.guided if self.low <= logsnr < self.high else self.guided.unguided
 
+    def held(self, level: ArrayLike) -> "Held":
+        """Whichever it is at one level, at whatever level it is asked."""
+        guided = piecewise.held(self.guided, level)
+        return Held(interval=dataclasses.replace(self, guided=guided), level=level)
+
     def __call__(self, z, logsnr, cond):
         """Returns the pair at a λ that need not be known: a scalar one evaluates one side alone."""
-        level = expand(floating(logsnr), z)
-        inside = (self.low <= level) & (level < self.high)
+        return self.chosen(z, logsnr, cond, level=logsnr)
+
+    def chosen(self, z, logsnr, cond, *, level: ArrayLike):
+        """The pair at λ, of the side that `level` is on."""
+        place = expand(floating(level), z)
+        inside = (self.low <= place) & (place < self.high)
 
         def guided():
-            return jax.tree.map(floating, read(self.guided, z, logsnr, cond))
+            return self._pair(self.guided, z, logsnr, cond)
 
         def unguided():
-            return jax.tree.map(floating, read(self.guided.unguided, z, logsnr, cond))
+            return self._pair(self.guided.unguided, z, logsnr, cond)
 
         if not inside.ndim:
             return jax.lax.cond(inside, guided, unguided)
         return jax.tree.map(lambda on, off: jnp.where(inside, on, off), guided(), unguided())
+
+    def _pair(self, denoiser, z, logsnr, cond):
+        """What a side returns, in one dtype for both."""
+        dtype = floating(z).dtype
+        return jax.tree.map(lambda a: a.astype(dtype), read(denoiser, z, logsnr, cond))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Held:
+    """An interval that one level has decided.
+
+    Attributes:
+      interval: The interval.
+      level: That level, a scalar or (batch,).
+    """
+
+    interval: Interval
+    level: Any
+
+    def __call__(self, z, logsnr, cond):
+        """Returns the pair at λ."""
+        return self.interval.chosen(z, logsnr, cond, level=self.level)
 
 
 def interval(guided: Denoiser, *, low: float = -math.inf, high: float = math.inf) -> Interval:
@@ -67,6 +100,10 @@ def interval(guided: Denoiser, *, low: float = -math.inf, high: float = math.inf
     the bounds, does not evaluate the other half. Acts in the space of `guided`, whose w keeps its
     meaning. The paper's range σ_lo < σ/α ≤ σ_hi is low = -2 log σ_hi and high = -2 log σ_lo.
     Adapters such as `clipped` go around the interval, not into it.
+
+    A sampler decides once a step, by the level that the step starts from, as the authors' does: so
+    both of Heun's calls are on one side. Called by itself, or from within a function that hides it,
+    an interval decides at each λ that it is asked at.
 
     Args:
       guided: Any guidance of this package.

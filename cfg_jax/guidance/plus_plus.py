@@ -12,7 +12,6 @@ import jax
 from jaxtyping import ArrayLike
 
 from cfg_jax.diffusion.denoiser import Denoiser, as_pair
-from cfg_jax.diffusion.prediction import Estimate
 from cfg_jax.guidance.base import Guidance, ask_both, extrapolate, strength
 
 
@@ -35,7 +34,7 @@ class PlusPlus(Guidance):
         """Returns the pair, which does not make up z."""
         towards, away = ask_both(self.denoiser, z, logsnr, cond, self.null)
         guided = as_pair(extrapolate(towards, away, self.w), z, logsnr)
-        return Estimate(x=guided.x, eps=as_pair(away, z, logsnr).eps)
+        return guided._replace(eps=as_pair(away, z, logsnr).eps)
 
 
 def plus_plus(denoiser: Denoiser, *, w: ArrayLike, null: Any) -> PlusPlus:
@@ -64,8 +63,8 @@ def plus_plus(denoiser: Denoiser, *, w: ArrayLike, null: Any) -> PlusPlus:
     >>> import jax.numpy as jnp
     >>> from cfg_jax import guidance
     >>> label = lambda z, logsnr, cond: jnp.broadcast_to(1.0 * cond[:, None], z.shape)
-    >>> x, eps = guidance.plus_plus(label, w=-0.5, null=10)(jnp.zeros((1, 1)), 0.0, jnp.array([4]))
-    >>> x.tolist(), eps.tolist()
+    >>> pair = guidance.plus_plus(label, w=-0.5, null=10)(jnp.zeros((1, 1)), 0.0, jnp.array([4]))
+    >>> pair.x.tolist(), pair.eps.tolist()
     ([[-7.0]], [[10.0]])
     """
     return PlusPlus(denoiser=denoiser, w=strength("w", w), null=null)

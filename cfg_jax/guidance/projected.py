@@ -16,11 +16,11 @@ from jaxtyping import ArrayLike
 
 from cfg_jax.diffusion import checks, prediction
 from cfg_jax.diffusion.denoiser import Denoiser, as_pair
-from cfg_jax.diffusion.prediction import Estimate
 from cfg_jax.guidance.base import (
     Guidance,
     amount,
     ask_both,
+    combined,
     difference,
     inner,
     moved,
@@ -56,7 +56,7 @@ class Projected(Guidance):
         change = difference(towards, away, logsnr)
         parallel = ratio(inner(change.x, plain.x), inner(plain.x, plain.x), 0.0) * plain.x
         weight = amount(self.w, z) * self._shortened(change.x)
-        whole = Estimate(*(p + weight * dp for p, dp in zip(plain, change, strict=True)))
+        whole = combined(lambda p, dp: p + weight * dp, plain, change)
         less = weight * (1 - amount(self.eta, z)) * parallel
         return moved(whole, -less, logsnr, prediction.X)
 

@@ -84,7 +84,8 @@ def rescaled(
         scalar, or (batch,) for one an example. It may be traced.
       null: What stands for no condition, as in `classifier_free`.
       phi: φ in [0, 1], a scalar or (batch,); 0.7 in the paper.
-      space: `prediction.V`, `EPS`, `X` or `SCORE`. A network of one kind acts as well in another.
+      space: A kind of `prediction`: `V`, `FLOW`, `EPS`, `X`, `SCORE` or `edm()`. A network of one
+        kind acts as well in another.
 
     Returns:
       A denoiser that returns pairs.

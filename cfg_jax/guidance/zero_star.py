@@ -26,9 +26,6 @@ from cfg_jax.guidance.base import (
     strength,
 )
 
-VELOCITY = prediction.Kind("velocity", lambda a, s: (-1.0, 1.0))
-"""ε - x, the velocity of flow matching: that of z / (α + σ) = (1 - t) x + t ε."""
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +55,7 @@ class ZeroStar(Guidance):
 
 
 def zero_star(
-    denoiser: Denoiser, *, w: ArrayLike, null: Any, space: prediction.Kind = VELOCITY
+    denoiser: Denoiser, *, w: ArrayLike, null: Any, space: prediction.Kind = prediction.FLOW
 ) -> ZeroStar:
     """Guides away from the unconditional prediction scaled to fit (CFG-Zero*; Fan et al. 2025).
 
@@ -72,7 +69,7 @@ def zero_star(
       denoiser: A network trained with and without its condition.
       w: The strength, any real number: a scalar, or (batch,) for one an example. It may be traced.
       null: What stands for no condition, as in `classifier_free`.
-      space: `guidance.VELOCITY`, or a kind of `prediction`: `V`, `EPS`, `X`, `SCORE`.
+      space: A kind of `prediction`: `FLOW`, `V`, `EPS`, `X`, `SCORE` or `edm()`.
 
     Returns:
       A denoiser that returns pairs.

@@ -1,10 +1,10 @@
 """Reads checkpoints of OpenAI's guided-diffusion: its U-Nets, upsamplers and noisy classifiers.
 
 The networks are those of Dhariwal & Nichol 2021 ("Diffusion Models Beat GANs on Image Synthesis"),
-ours with the time-step embedding, a learned variance and no null label. Only names and layouts
-differ: a convolution's kernel is (out, in, height, width) there and (height, width, in, out) here,
-and where its attention keeps q, k and v together head by head (its "legacy" order), their rows are
-put in order, all of q before all of k and v.
+ours with the time-step embedding, a learned variance and no null among the labels. Only names and
+layouts differ: a convolution's kernel is (out, in, height, width) there and (height, width, in,
+out) here, and where its attention keeps q, k and v together head by head (its "legacy" order),
+their rows are put in order, all of q before all of k and v.
 """
 
 import dataclasses
@@ -18,7 +18,8 @@ from flax import traverse_util
 
 from cfg_jax.diffusion.schedules import CosineBeta, DiscreteSchedule, LinearBeta
 from cfg_jax.networks import Encoder, UNet
-from cfg_jax.nn.layers import TimestepFeatures, head_size
+from cfg_jax.nn import TimestepFeatures, head_size
+from cfg_jax.parts import Beside, Classes, Inlets
 
 Network = UNet | Encoder
 NAMED = 3
@@ -62,22 +63,32 @@ MULTIPLES: dict[int, tuple[float, ...]] = {
 LINEAR, COSINE = LinearBeta(steps=1000), CosineBeta(steps=1000)
 
 
+LABEL: Inlets = (("label", Classes(1000)),)
+
+
 def _unet(
-    side: int, *, legacy: bool = True, schedule: DiscreteSchedule = LINEAR, **options: Any
+    side: int,
+    *,
+    legacy: bool = True,
+    schedule: DiscreteSchedule = LINEAR,
+    inlets: Inlets = LABEL,
+    multiples_of: int | None = None,
+    **options: Any,
 ) -> Architecture:
-    usual: dict[str, Any] = {
-        "blocks": 2,
-        "attention_resolutions": (32, 16, 8),
-        "num_classes": 1000,
-        "channel_mult": MULTIPLES[256 if options.get("upscale") else side],
-    }
+    usual: dict[str, Any] = {"blocks": 2, "attention_resolutions": (32, 16, 8)}
     network = UNet(
         **usual | options,
-        null=False,
+        channel_mult=MULTIPLES[multiples_of or side],
+        inlets=inlets,
         learned_variance=True,
         level_features=TimestepFeatures(schedule=schedule),
     )
     return Architecture(network=network, side=side, legacy=legacy)
+
+
+def _upsampler(side: int, **options: Any) -> Architecture:
+    small = ("small", Beside((side // 4, side // 4, 3)))
+    return _unet(side, inlets=(*LABEL, small), multiples_of=256, channels=192, **options)
 
 
 def _classifier(side: int, *, blocks: int = 2, schedule: DiscreteSchedule = LINEAR) -> Architecture:
@@ -96,11 +107,11 @@ ARCHITECTURES = {
     "imagenet64": _unet(64, channels=192, blocks=3, dropout=0.1, legacy=False, schedule=COSINE),
     "imagenet128": _unet(128, channels=256, heads=4),
     "imagenet256": _unet(256, channels=256),
-    "imagenet256_uncond": _unet(256, channels=256, num_classes=0),
+    "imagenet256_uncond": _unet(256, channels=256, inlets=()),
     "imagenet512": _unet(512, channels=256),
-    "lsun256": _unet(256, channels=256, num_classes=0, dropout=0.1),
-    "upsampler64_256": _unet(256, channels=192, heads=4, upscale=4),
-    "upsampler128_512": _unet(512, channels=192, attention_resolutions=(32, 16), upscale=4),
+    "lsun256": _unet(256, channels=256, inlets=(), dropout=0.1),
+    "upsampler64_256": _upsampler(256, heads=4),
+    "upsampler128_512": _upsampler(512, attention_resolutions=(32, 16)),
     "imagenet64_classifier": _classifier(64, blocks=4, schedule=COSINE),
     "imagenet128_classifier": _classifier(128),
     "imagenet256_classifier": _classifier(256),

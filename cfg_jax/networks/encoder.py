@@ -11,18 +11,24 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float
 
-from cfg_jax.diffusion.objective import label_log_prob
-from cfg_jax.networks.blocks import Levels
-from cfg_jax.nn.layers import AttentionPool, GroupNorm
+from cfg_jax.diffusion.checks import whole
+from cfg_jax.diffusion.labels import label_log_prob
+from cfg_jax.networks import inlets
+from cfg_jax.networks.blocks import Levels, Shown
+from cfg_jax.nn import AttentionPool, GroupNorm
+from cfg_jax.parts import Condition
 
 
 class Encoder(Levels):
-    """Logits of p(c|z_λ), for images of the one size it was initialised with.
+    """Logits of p(c|z_λ), for data of the one size it was initialised with.
 
-    The attributes are those of `blocks.Levels`; heads have head_channels channels in the pooling
-    too.
+    Attributes:
+      num_classes: The number of classes, at least 1; None until it is known.
+
+    The other attributes are those of `blocks.Levels`; heads have head_channels channels in the
+    pooling too.
 
     >>> import jax, jax.numpy as jnp
     >>> from cfg_jax.networks.encoder import Encoder
@@ -34,33 +40,43 @@ class Encoder(Levels):
     (2, 10)
     """
 
+    num_classes: int | None = None
+
+    def __post_init__(self):
+        if self.num_classes is not None:
+            whole("num_classes", self.num_classes, 1)
+        super().__post_init__()
+
     @nn.compact
     def __call__(
         self,
-        z: Float[Array, "batch height width channels"],
+        z: Float[Array, "batch *sides channels"],
         logsnr: ArrayLike,
+        cond: Condition | None = None,
         *,
         train: bool = False,
     ) -> Float[Array, "batch classes"]:
-        """Classifies noisy images.
+        """Classifies noisy data.
 
         Args:
-          z: z_λ of (batch, height, width, channels).
+          z: z_λ of (batch, *sides, channels).
           logsnr: λ, a scalar or (batch,).
+          cond: No entries.
           train: Turns dropout on, which then needs a "dropout" rng.
 
         Returns:
           Logits of (batch, num_classes), float32.
 
         Raises:
-          ValueError: num_classes is 0, or height or width cannot be halved as often as the levels
-            ask.
+          ValueError: num_classes is None, the sides cannot be halved as often as the levels ask, or
+            there is an entry in the condition.
         """
-        if not self.num_classes:
-            raise ValueError("the encoder needs num_classes of at least 1, got 0")
-        self.check_size(z.shape, "encoder")
+        if self.num_classes is None:
+            raise ValueError("the Encoder needs num_classes")
+        self.check(z.shape[1:])
+        inlets.entries("the Encoder", self.shown, cond, len(z))
         level = jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1])
-        h, _ = self.descend(z, nn.silu(self.embed_level(level)), train)
+        h, _ = self.descend(z, Shown(nn.silu(self.embed_level(level)), train=train))
         h = nn.silu(GroupNorm(dtype=self.dtype, name="output_norm")(h))
         pool = AttentionPool(self.num_classes, self.head_channels, self.dtype, name="pool")
         return pool(h).astype(jnp.float32)
@@ -72,23 +88,37 @@ class LogProb:
     """`(z, logsnr, cond) -> log p(c|z_λ)` of a noisy classifier, as `guidance.classifier` wants it.
 
     Attributes:
-      network: `(z, logsnr) -> logits`, the Flax module.
+      network: `(z, logsnr, cond) -> logits`, the Flax module, which takes no entries.
       params: Its variables.
+      of: The entry that is the class, where the condition is a dictionary; None where the condition
+        is the labels.
 
     >>> import jax, jax.numpy as jnp
     >>> from cfg_jax.networks.encoder import Encoder, LogProb
     >>> net = Encoder(channels=8, channel_mult=(1,), blocks=1, head_channels=8, num_classes=10)
     >>> z = jnp.ones((2, 8, 8, 1))
-    >>> log_prob = LogProb(network=net, params=net.init(jax.random.key(0), z, 0.0))
-    >>> log_prob(z, 0.0, jnp.array([3, 7])).shape
+    >>> params = net.init(jax.random.key(0), z, 0.0)
+    >>> log_prob = LogProb(network=net, params=params, of="label")
+    >>> log_prob(z, 0.0, {"label": jnp.array([3, 7])}).shape
     (2,)
     """
 
     network: Any = dataclasses.field(metadata={"static": True})
     params: Any
+    of: str | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __call__(
-        self, z: Float[Array, "batch ..."], logsnr: ArrayLike, cond: Int[Array, " batch"]
+        self, z: Float[Array, "batch ..."], logsnr: ArrayLike, cond: Any
     ) -> Float[Array, " batch"]:
-        """The log-probability of each example's own label."""
-        return label_log_prob(self.network.apply(self.params, z, logsnr), cond)
+        """The log-probability of each example's own label.
+
+        Raises:
+          ValueError: The condition is a dictionary without the entry `of`.
+        """
+        if isinstance(cond, dict) and self.of not in cond:
+            raise ValueError(
+                f"the classifier knows the class by the entry {self.of!r}, which the condition "
+                f"has not; it has {', '.join(map(repr, cond)) or 'none'}"
+            )
+        labels = cond[self.of] if isinstance(cond, dict) else cond
+        return label_log_prob(self.network.apply(self.params, z, logsnr, {}), labels)

@@ -31,11 +31,22 @@ class Average(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Constant:
-    """Decay β, ramped up over the first steps so that the start is soon forgotten."""
+    """Decay β, ramped up over the first steps so that the start is soon forgotten.
 
-    decay: float
+    Attributes:
+      decay: β, in [0, 1).
+
+    Raises:
+      ValueError: decay is out of range.
+    """
+
+    decay: float = 0.9999
+
+    def __post_init__(self):
+        if not 0.0 <= self.decay < 1.0:
+            raise ValueError(f"decay must lie in [0, 1), got {self.decay}")
 
     def share(self, step: ArrayLike) -> Float[Array, ""]:
         """1 - min(β, t / (9 + t))."""
@@ -43,11 +54,21 @@ class Constant:
         return 1.0 - jnp.minimum(self.decay, t / (9.0 + t))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Power:
-    """A power function of the step, its width σ_rel given, in (0, 0.28)."""
+    """A power function of the step.
 
-    width: float
+    Attributes:
+      width: σ_rel, in (0, 0.28).
+
+    Raises:
+      ValueError: width is out of range.
+    """
+
+    width: float = 0.1
+
+    def __post_init__(self):
+        exponent(self.width)
 
     def share(self, step: ArrayLike) -> Float[Array, ""]:
         """1 - (1 - 1/t)^(γ+1)."""
@@ -70,7 +91,7 @@ def exponent(width: float) -> float:
       ValueError: The width is outside (0, 0.28).
     """
     if not 0.0 < width < 0.28:
-        raise ValueError(f"the width of an average must lie in (0, 0.28); got {width}")
+        raise ValueError(f"width must lie in (0, 0.28), got {width}")
     inverse = width**-2
     return float(np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse]).real.max())
 
@@ -81,7 +102,8 @@ def weights(
     """How much of each kept average makes the one of another width: least squares over profiles.
 
     The profile of an average of exponent γ after T steps is p(t) = (γ + 1) t^γ / T^(γ+1) on [0, T];
-    the weights x minimise ∫ (Σ_i x_i p_i(t) - p(t))² dt (Karras et al. 2024, Appendix C.2).
+    the weights x minimise ∫ (Σ_i x_i p_i(t) - p(t))² dt (Karras et al. 2024, Appendix C.2), and are
+    divided by their sum: an average of parameters that do not change is those parameters.
 
     Args:
       steps: The step T_i at which each average was kept, (kept,).
@@ -90,13 +112,14 @@ def weights(
       width: Its σ_rel.
 
     Returns:
-      The weights, (kept,), float64.
+      The weights, (kept,), float64, of sum 1.
     """
     kept = [(float(t), exponent(float(w))) for t, w in zip(steps, widths, strict=True)]
     wanted = (float(step), exponent(width))
     gram = np.array([[_overlap(a, b) for b in kept] for a in kept])
     right = np.array([_overlap(a, wanted) for a in kept])
-    return np.linalg.lstsq(gram, right, rcond=1e-13)[0]
+    found = np.linalg.lstsq(gram, right, rcond=1e-13)[0]
+    return found / found.sum()
 
 
 def _overlap(a: tuple[float, float], b: tuple[float, float]) -> float:

@@ -2,20 +2,23 @@
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from cfg_jax.networks import UNet
+from cfg_jax.model import Model, of_blueprint
+from cfg_jax.parts import Facts
 from cfg_jax.planning.analysis import Analysis, Report, analyse
 from cfg_jax.planning.search import Trial, largest
 from cfg_jax.planning.topology import Topology
-from cfg_jax.run import Run
+from cfg_jax.recipe import copied
 from cfg_jax.runtime import mesh as meshes
-from cfg_jax.training import config as recipe
+from cfg_jax.sampling import sharded_sample
 from cfg_jax.training.program import Program, build
+from cfg_jax.training.state import State
+from cfg_jax.training.step import Frozen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,10 +28,10 @@ class Plan:
     Attributes:
       config: The recipe.
       topology: The chips.
-      shape: One image's (height, width, channels).
-      num_classes: Of the data.
+      facts: What is known of the data.
       parameters: The network's, their number.
-      state: Bytes a chip of each part of the training state.
+      layout: Shapes of the training state, and how its arrays lie.
+      frozen: Bytes a chip of what a step reads and never changes.
       training: One step.
       sampling: One batch of samples; None where it was left out.
       samples: The number of images in that.
@@ -36,10 +39,10 @@ class Plan:
 
     config: ConfigDict
     topology: Topology
-    shape: tuple[int, ...]
-    num_classes: int
+    facts: Facts
     parameters: int
-    state: dict[str, int]
+    layout: State
+    frozen: int
     training: Analysis
     sampling: Analysis | None
     samples: int
@@ -50,13 +53,24 @@ class Plan:
         train = self.config.train
         return train.batch_size // (len(self.topology.devices) * train.accumulate)
 
+    @property
+    def state(self) -> dict[str, int]:
+        """Bytes a chip of each part of the training state."""
+        return parts_a_chip(self.layout)
+
+    def state_split(self, fsdp: int) -> int:
+        """Bytes a chip of the training state, were it split so many ways."""
+        mesh = meshes.device_mesh(fsdp, self.topology.devices)
+        rules = self.config.mesh
+        places = meshes.shardings(self.layout, mesh, rules.rules, rules.min_size)
+        return sum(parts_a_chip(jax.tree.map(_laid, self.layout, places)).values())
+
 
 def make_plan(
     config: ConfigDict,
     topology: Topology,
     *,
-    shape: tuple[int, ...],
-    num_classes: int,
+    facts: Facts,
     samples: int | None = None,
     report: Report = lambda line: None,
 ) -> Plan:
@@ -65,8 +79,7 @@ def make_plan(
     Args:
       config: The recipe.
       topology: The chips.
-      shape: One image's (height, width, channels).
-      num_classes: Of the data; 0 without labels.
+      facts: What is known of the data.
       samples: Images that are sampled at a time, over all chips; 0 leaves the sampler out; a
         training batch when None. A noisy classifier draws none.
       report: Takes lines of progress.
@@ -78,25 +91,20 @@ def make_plan(
       ValueError: The chips do not divide the batch, or do not make the mesh, or the network cannot
         take the images, or samples are asked of a noisy classifier.
     """
-    recipe.check(config)
-    program = _program(config, topology, shape, num_classes)
-    draws = isinstance(program.network, UNet)
+    program = _program(config, topology, facts)
+    draws = getattr(program.blueprint.objective, "kind", None) is not None
     count = config.train.batch_size * draws if samples is None else samples
     if count and not draws:
         raise ValueError(f"a noisy classifier draws no samples: samples must be 0, got {count}")
     return Plan(
         config=config,
         topology=topology,
-        shape=shape,
-        num_classes=num_classes,
+        facts=facts,
         parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(program.state.params)),
-        state={
-            "parameters": bytes_a_chip(program.state.params),
-            "their averages": bytes_a_chip(program.state.ema),
-            "the optimiser's": bytes_a_chip(program.state.opt_state),
-        },
+        layout=program.state,
+        frozen=bytes_a_chip(frozen_shapes(program)),
         training=_step(program, config, topology, report),
-        sampling=_sampler(program, config, topology, shape, count, report) if count else None,
+        sampling=_sampler(program, topology, count, report) if count else None,
         samples=count,
     )
 
@@ -105,8 +113,7 @@ def search(
     config: ConfigDict,
     topology: Topology,
     *,
-    shape: tuple[int, ...],
-    num_classes: int,
+    facts: Facts,
     report: Report = lambda line: None,
 ) -> tuple[ConfigDict, list[Trial]]:
     """Looks for the largest batch of a recipe that fits.
@@ -114,8 +121,7 @@ def search(
     Args:
       config: The recipe; the search starts at its batch.
       topology: The chips.
-      shape: One image's (height, width, channels).
-      num_classes: Of the data.
+      facts: What is known of the data.
       report: Takes lines of progress.
 
     Returns:
@@ -124,21 +130,21 @@ def search(
     Raises:
       ValueError: As `make_plan`, or not even one image a chip fits.
     """
-    recipe.check(config)
     chips = len(topology.devices) * config.train.accumulate
+    first = _program(config, topology, facts)
 
     def of(images: int) -> ConfigDict:
-        changed = config.copy_and_resolve_references()
+        changed = copied(config)
         changed.train.batch_size = images * chips
         return changed
 
     def measure(images: int) -> tuple[int, bool]:
         there = of(images)
-        program = _program(there, topology, shape, num_classes)
+        program = _program(there, topology, facts, first.frozen)
         found = _step(program, there, topology, report)
         return found.used, found.fits
 
-    start = _program(config, topology, shape, num_classes).batch["image"].shape[0] // chips
+    start = config.train.batch_size // chips
     trials = largest(measure, start=start, limit=topology.chip.hbm)
     best = max((t.images for t in trials if t.fits), default=0)
     if not best:
@@ -157,53 +163,90 @@ def bytes_a_chip(tree: Any) -> int:
     )
 
 
+def parts_a_chip(state: State) -> dict[str, int]:
+    """Bytes a chip of each part of a training state, by what the report calls it."""
+    return {
+        "parameters": bytes_a_chip(state.params),
+        "their averages": bytes_a_chip(state.ema),
+        "the optimiser's": bytes_a_chip(state.opt_state),
+    }
+
+
+def frozen_shapes(program: Program) -> Any:
+    """Shapes of what a step reads and never changes, whole on every chip."""
+    return _whole(program.frozen, program)
+
+
+def model_of_shapes(program: Program) -> Model:
+    """The model that a program trains, of shapes, whole on every chip.
+
+    The weaker network of autoguidance is taken to be as large as the network.
+    """
+    plan = program.blueprint
+    model = Model(**_whole_fields(program, of_blueprint(plan, program.state.params)))
+    weaker = getattr(plan.sampling.guidance, "weak", None)
+    return dataclasses.replace(model, weak=model) if weaker else model
+
+
+def _whole_fields(program: Program, fields: dict[str, Any]) -> dict[str, Any]:
+    """A model's fields, its parameters as shapes."""
+    names = ("params", "codec_params", "condition_params")
+    return {**fields, **{name: _whole(fields[name], program) for name in names}}
+
+
+def _whole(tree: Any, program: Program) -> Any:
+    """Shapes of a tree's leaves, whole on every chip."""
+    place = meshes.replicated(program.mesh)
+    return jax.tree.map(lambda leaf: _laid(leaf, place), tree)
+
+
+def _laid(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), sharding=place)
+
+
 def _program(
-    config: ConfigDict, topology: Topology, shape: tuple[int, ...], num_classes: int
+    config: ConfigDict, topology: Topology, facts: Facts, frozen: Frozen | None = None
 ) -> Program:
     mesh = meshes.device_mesh(config.mesh.fsdp, topology.devices)
-    return build(config, shape, num_classes, mesh)
+    return build(config, facts, mesh, frozen)
 
 
 def _step(program: Program, config: ConfigDict, topology: Topology, report: Report) -> Analysis:
     name = f"the training step at batch {config.train.batch_size:,}"
-    return analyse(program.step, (program.state, program.batch), topology, name=name, report=report)
+    arguments = (program.state, frozen_shapes(program), program.batch)
+    return analyse(program.step, arguments, topology, name=name, report=report)
 
 
-def _sampler(
-    program: Program,
-    config: ConfigDict,
-    topology: Topology,
-    shape: tuple[int, ...],
-    count: int,
-    report: Report,
-) -> Analysis:
-    """Compiles `Run.sample`, the parameters whole on every chip."""
-    network, mesh = program.network, program.mesh
-    assert isinstance(network, UNet)
+def _sampler(program: Program, topology: Topology, count: int, report: Report) -> Analysis:
+    """Compiles sampling under the recipe's guidance, the parameters whole on every chip."""
 
-    def sample(params: Any, key: jax.Array, told: dict[str, Any]) -> jax.Array:
-        run = Run(
-            workdir=Path(),
-            step=0,
-            config=config,
-            network=network,
-            params=params,
-            shape=shape,
-            class_names=(),
+    def sample(model: Model, key: jax.Array, cond: dict[str, Any]) -> jax.Array:
+        how = model.sampling
+        z = sharded_sample(
+            model.guided(),
+            key,
+            cond,
+            mesh=program.mesh,
+            shape=model.shape,
+            schedule=model.schedule,
+            solver=how.solver,
+            grid=how.grid,
+            steps=how.steps,
+            batch=None if cond else count,
         )
-        labels, others = told.get("label"), {k: v for k, v in told.items() if k != "label"}
-        return run.sample(key, labels, **others, batch=None if told else count, mesh=mesh)
+        return model.decode(z)
 
-    def laid(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
+    def batched(spec: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((count, *spec.shape), spec.dtype)
 
-    whole = meshes.replicated(mesh)
-    params = jax.tree.map(laid, program.state.params)
-    key = laid(jax.eval_shape(lambda: jax.random.key(0)))
-    told = jax.tree.map(laid, network.parts((count, *shape)))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    cond = {
+        name: jax.tree.map(batched, made.inlet.spec)
+        for name, made in program.blueprint.conditioners
+    }
     return analyse(
         jax.jit(sample),
-        (params, key, told),
+        (model_of_shapes(program), *_whole((key, cond), program)),
         topology,
         name=f"the sampler of {count:,} images",
         report=report,

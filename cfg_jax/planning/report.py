@@ -6,11 +6,9 @@ from collections.abc import Iterable, Sequence
 from cfg_jax.planning.analysis import Analysis
 from cfg_jax.planning.chips import GIB
 from cfg_jax.planning.hlo import KINDS
-from cfg_jax.planning.plan import Plan, bytes_a_chip
+from cfg_jax.planning.plan import Plan
 from cfg_jax.planning.roofline import roofline
 from cfg_jax.planning.search import Trial
-from cfg_jax.runtime import mesh as meshes
-from cfg_jax.training import program as programs
 
 UTILISATIONS = (1.0, 0.4)
 """Parts of the peak that times are told for: the bound, and what a good program reaches."""
@@ -46,11 +44,12 @@ def markdown(plan: Plan, *, title: str, trials: Sequence[Trial] = ()) -> str:
 def advice(plan: Plan) -> list[str]:
     """What would help a training step that does not fit, and how much, where that is known."""
     over = plan.training.used - plan.topology.chip.hbm
-    kept, config = sum(plan.state.values()), plan.config
+    state, config = sum(plan.state.values()), plan.config
+    kept = state + plan.frozen
     lines = []
     fsdp = _enough_fsdp(plan, over)
     if fsdp:
-        saved = kept - _state_bytes(plan, fsdp)
+        saved = state - plan.state_split(fsdp)
         lines.append(
             f"`--config.mesh.fsdp={fsdp}`: {_gib(saved)} less for parameters, averages and "
             "optimiser, split over so many chips; no arithmetic more"
@@ -61,9 +60,9 @@ def advice(plan: Plan) -> list[str]:
             f"`--config.train.accumulate={parts * config.train.accumulate}`: the same batch in "
             f"more parts; about {_gib((plan.training.used - kept) * (1 - 1 / parts))} less"
         )
-    if config.model.remat != "blocks":
+    if config.network.get("remat", "blocks") != "blocks":
         lines.append(
-            "`--config.model.remat=products` (hardly any arithmetic more) or `=blocks` (about a "
+            "`--config.network.remat=products` (hardly any arithmetic more) or `=blocks` (about a "
             "sixth more): activations are computed again instead of kept"
         )
     lines.append("a smaller batch, or more chips; `--search` finds the largest batch that fits")
@@ -72,38 +71,32 @@ def advice(plan: Plan) -> list[str]:
 
 def _enough_fsdp(plan: Plan, over: float) -> int | None:
     """The smallest mesh.fsdp that saves what is over, or else the largest that saves anything."""
-    kept, chips = sum(plan.state.values()), len(plan.topology.devices)
+    state, chips = sum(plan.state.values()), len(plan.topology.devices)
     useful = None
     for fsdp in range(plan.config.mesh.fsdp + 1, chips + 1):
         if chips % fsdp:
             continue
-        saved = kept - _state_bytes(plan, fsdp)
+        saved = state - plan.state_split(fsdp)
         if saved >= over:
             return fsdp
         useful = fsdp if saved > 0 else useful
     return useful
 
 
-def _state_bytes(plan: Plan, fsdp: int) -> int:
-    """Bytes a chip of the training state, split so many ways."""
-    mesh = meshes.device_mesh(fsdp, plan.topology.devices)
-    state = programs.build(plan.config, plan.shape, plan.num_classes, mesh).state
-    return bytes_a_chip(state)
-
-
 def _setting(plan: Plan) -> str:
     config, topology = plan.config, plan.topology
     chip, chips = topology.chip, len(topology.devices)
     train, fsdp = config.train, config.mesh.fsdp
-    height, width, channels = plan.shape
+    network, classes = config.network, len(plan.facts.class_names)
+    data = "×".join(map(str, plan.facts.shape)) + (f", {classes:,} classes" if classes else "")
     return (
         f"{chips:,} chips of {chip.name} ({chip.flops / 1e12:g} TFLOP/s in bfloat16, "
         f"{chip.hbm / GIB:g} GiB that a program can have, {chip.bandwidth / 1e9:g} GB/s of memory, "
         f"{chip.links / 1e9:g} GB/s sent), as data {chips // fsdp} × fsdp {fsdp}. "
-        f"{plan.parameters / 1e6:,.1f} M parameters, images of {height}×{width}×{channels}, "
-        f"{plan.num_classes:,} classes. Batch {train.batch_size:,}: {plan.images:,} images a chip "
-        f"at a time, accumulate {train.accumulate}; {config.model.dtype}, "
-        f"remat {config.model.remat}."
+        f"{plan.parameters / 1e6:,.1f} M parameters, data of {data}. "
+        f"Batch {train.batch_size:,}: {plan.images:,} images a chip at a time, accumulate "
+        f"{train.accumulate}; {network.get('dtype', 'float32')}, "
+        f"remat {network.get('remat', 'none')}."
     )
 
 
@@ -116,11 +109,12 @@ def _verdict(plan: Plan, analysis: Analysis) -> str:
 
 def _training(plan: Plan) -> str:
     config, training = plan.config, plan.training
-    kept = sum(plan.state.values())
+    held = plan.state | ({"frozen parameters": plan.frozen} if plan.frozen else {})
+    rest = training.used - sum(held.values())
     rows = [
         ("memory used", _of(plan, training)),
-        *((f"· {part}", _gib(held)) for part, held in plan.state.items()),
-        ("· all else: activations, gradients, batch, code", _gib(training.used - kept)),
+        *((f"· {part}", _gib(count)) for part, count in held.items()),
+        ("· all else: activations, gradients, batch, code", _gib(rest)),
         ("FLOPs a step, all chips", _flops(training.flops)),
         ("FLOPs an image", _flops(training.flops / config.train.batch_size)),
     ]

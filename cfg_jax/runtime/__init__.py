@@ -1,0 +1,1 @@
+"""What data, trainer, sampler and planner all need: devices, processes, checkpoints, files."""

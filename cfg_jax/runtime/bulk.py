@@ -1,5 +1,11 @@
-"""Many images in batches, each kept on disk as soon as it is made, so that a long job can go on."""
+"""Many images in batches, each kept on disk as soon as it is made, so that a long job can go on.
 
+A part's file is an array as NumPy writes it, and after it the SHA-256 of the job's settings and of
+that array. So a part that was cut off, changed, or belongs to another job is found, and made again.
+"""
+
+import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,6 +18,7 @@ from tqdm import tqdm
 
 from cfg_jax.runtime import processes
 from cfg_jax.runtime.files import atomic
+from cfg_jax.runtime.notes import note
 
 Draw = Callable[[int, np.ndarray | None], np.ndarray]
 """(offset, labels) -> uint8 images of (batch, height, width, channels), from number `offset` on."""
@@ -37,30 +44,34 @@ def collect(
       labels: One an image, or None.
       batch: Images at a time.
       parts: The folder for the parts; removed by `discard` once the images are safe elsewhere.
-      settings: What the images depend on, as JSON values. Parts of other settings are not gone on
-        with.
+      settings: What the images depend on, as JSON values: the network's parameters by their
+        checksum (`manifest.identity`). Parts of other settings are not gone on with.
 
     Returns:
       uint8 images of (count, height, width, channels); None in all processes but the first.
 
     Raises:
-      ValueError: `parts` holds parts of other settings.
+      ValueError: `parts` holds parts of other settings, or the processes were given different ones.
     """
     batch = min(batch, count)
-    processes.by_first(lambda: _claim(parts, {**settings, "count": count, "batch": batch}))
+    settings = {**settings, "count": count, "batch": batch}
+    processes.agree("settings", {**settings, "parts": str(parts.absolute())})
+    seal = json.dumps(settings, sort_keys=True).encode()
+    processes.by_first(lambda: _claim(parts, settings))
     mine, others = jax.process_index(), jax.process_count()
     paths = []
     with tqdm(total=count, desc="sample", unit="image", disable=not processes.is_first()) as bar:
         for number, (start, here, chosen) in enumerate(full_batches(count, labels, batch)):
             paths.append(parts / f"{start}.npy")
-            if number % others == mine and not paths[-1].exists():
-                with atomic(paths[-1]) as file:
-                    np.save(file, draw(start, chosen)[:here])
+            if number % others == mine and _read(paths[-1], seal) is None:
+                if paths[-1].exists():
+                    note(f"{paths[-1]} is damaged, and made again")
+                _write(paths[-1], seal, draw(start, chosen)[:here])
             bar.update(here)
     images: list[np.ndarray] = []
     # All have to be there before the first one reads them.
     processes.agree("number of images", count)
-    processes.by_first(lambda: images.extend(np.load(path) for path in paths))
+    processes.by_first(lambda: images.extend(_whole(path, seal) for path in paths))
     return np.concatenate(images) if images else None
 
 
@@ -88,18 +99,60 @@ def discard(parts: Path) -> None:
 
 
 def _claim(parts: Path, settings: dict[str, Any]) -> None:
+    """Makes the folder this job's own; one whose settings are damaged has parts to be checked."""
     path = parts / "settings.json"
-    if path.exists():
-        held = json.loads(path.read_text())
-        different = [
-            f"{name}: {held.get(name)} -> {settings.get(name)}"
-            for name in sorted(held.keys() | settings.keys())
-            if held.get(name) != settings.get(name)
-        ]
-        if different:
-            raise ValueError(
-                f"{parts} holds part of another job ({'; '.join(different)}): repeat that "
-                "command to finish it, or remove the folder"
-            )
+    settings = json.loads(json.dumps(settings))
+    try:
+        held = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        held = settings
+    except (ValueError, OSError):
+        held = None
+    if not isinstance(held, dict):
+        note(f"{path} is damaged, and made again")
+        held = settings
+    different = [
+        f"{name}: {_short(held.get(name))} -> {_short(settings.get(name))}"
+        for name in sorted(held.keys() | settings.keys())
+        if held.get(name) != settings.get(name)
+    ]
+    if different:
+        raise ValueError(
+            f"{parts} holds part of another job ({'; '.join(different)}): repeat that "
+            "command to finish it, or remove the folder"
+        )
     parts.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings))
+    with atomic(path) as file:
+        file.write(json.dumps(settings).encode())
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _write(path: Path, seal: bytes, images: np.ndarray) -> None:
+    written = io.BytesIO()
+    np.save(written, images)
+    content = written.getvalue()
+    with atomic(path) as file:
+        file.write(content + hashlib.sha256(seal + content).digest())
+
+
+def _read(path: Path, seal: bytes) -> np.ndarray | None:
+    """A part's images; None if it is not there or not whole."""
+    try:
+        written = path.read_bytes()
+    except OSError:
+        return None
+    content, digest = written[:-32], written[-32:]
+    if hashlib.sha256(seal + content).digest() != digest:
+        return None
+    return np.load(io.BytesIO(content))
+
+
+def _whole(path: Path, seal: bytes) -> np.ndarray:
+    images = _read(path, seal)
+    if images is None:
+        raise ValueError(f"{path} is damaged: repeat the command to make it again")
+    return images

@@ -1,34 +1,53 @@
 """Checkpoints of a run: WORKDIR/checkpoints/STEP, written in the background, never silently wrong.
 
-Orbax writes the training state, the moving averages apart from it (so that sampling reads those
-alone), and the position in the data, which is the step: batch k is a function of the seed and k.
-All of it goes to `STEP.saving`; the manifest is written last, and then the directory takes its
-name. So STEP is complete, and what was cut off on the way is not called so. Of what is read, every
-file and every array is compared with the manifest.
+A checkpoint holds the training state, the moving averages apart from it (so that sampling reads
+those alone), and the position in the data, which is the step: batch k is a function of the seed and
+k. Parameters that are not trained lie beside the checkpoints, once, in WORKDIR/checkpoints/frozen;
+each checkpoint's manifest names their checksum, and none is read without the very ones it was
+trained beside.
 
 With several processes all call the same methods in the same order, on a file system they share.
 """
 
 import itertools
-import os
 import re
-import shutil
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
-import orbax.checkpoint as ocp
-from absl import logging
-from jax.sharding import SingleDeviceSharding
 
-from cfg_jax.runtime import manifest, processes
+from cfg_jax.runtime import manifest, processes, store
+from cfg_jax.runtime.frozen import Frozen, FrozenError
 from cfg_jax.runtime.manifest import Manifest
-from cfg_jax.training.state import State
 
 Report = Callable[[str], object]
 T = TypeVar("T")
+
+STEP = "0|[1-9][0-9]*"
+HALF = rf"({STEP})\.(saving|saving\.orbax-checkpoint-tmp|orbax-checkpoint-tmp)"
+"""Names of complete checkpoints, and of what an interrupted run leaves of one."""
+
+
+@runtime_checkable
+class State(Protocol):
+    """What a checkpoint holds: a named tuple, and a pytree of arrays, with these fields."""
+
+    @property
+    def step(self) -> Any:
+        """The number of steps made, an integer array of shape ()."""
+
+    @property
+    def ema(self) -> Any:
+        """The moving averages, or whatever else sampling reads."""
+
+    @property
+    def _replace(self) -> Callable[..., Any]:
+        """Makes the same with other values of some fields, as named tuples have it."""
+
+
+S = TypeVar("S", bound=State)
 
 
 class CheckpointError(RuntimeError):
@@ -38,8 +57,9 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The checkpoints below one work directory.
 
-    Who trains calls `restore_newest` once, and then `save`. Who reads, maybe while another process
-    trains, calls `restore_ema` or `restore_newest_ema`, which change nothing on disk.
+    Who trains calls `save_frozen` and `restore_newest` once, and then `save`. Who reads, maybe
+    while another process trains, calls `restore_frozen`, `restore_ema` or `restore_newest_ema`,
+    which change nothing on disk.
 
     Args:
       workdir: The run's directory.
@@ -55,11 +75,11 @@ class Checkpoints:
             raise ValueError(
                 f"keep must be at least 1 and keep_every at least 0; got {keep} and {keep_every}"
             )
-        logging.set_verbosity(logging.FATAL)  # Orbax logs every file, and whatever it raises
         self._directory = workdir.absolute() / "checkpoints"
+        self._removed = self._directory / ".removed"
         self._keep, self._keep_every = keep, keep_every
-        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._store = store.Store()
+        self._frozen = Frozen(self._directory / "frozen", self._store)
         self._pending: tuple[int, Future[None]] | None = None
 
     def __enter__(self) -> "Checkpoints":
@@ -69,13 +89,12 @@ class Checkpoints:
         try:
             self._await(lambda written: written.result())  # an error may be this process' alone
         finally:
-            self._thread.shutdown()
-            self._orbax.close()
+            self._store.close()
 
     def steps(self) -> list[int]:
         """The complete checkpoints' steps, ascending; whether they are undamaged, reading tells."""
         names = (path.name for path in self._directory.glob("*"))
-        return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
+        return sorted(int(name) for name in names if re.fullmatch(STEP, name))
 
     def latest(self) -> int | None:
         """The newest complete checkpoint's step, or None."""
@@ -90,27 +109,40 @@ class Checkpoints:
 
         Raises:
           CheckpointError: This one, or the one before, could not be written.
+          FrozenError: The frozen parameters beside it are damaged.
         """
         self.wait()
         step = int(state.step)
         if self.path(step).exists():
             return
+        beside = self._frozen.checksum()
+
+        def complete(place: Path, arrays: dict[str, manifest.Arrays]) -> None:
+            manifest.write(place, step, arrays, frozen=beside)
+            place.rename(self.path(step))
+            self._remove_old()
+
         items = {"state": manifest.names(state._replace(ema=())), "ema": manifest.names(state.ema)}
-        arrays = {item: manifest.take(named) for item, named in items.items()}
+        position = {"step": step, "examples": step * batch_size}
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            self._orbax.save(
-                self._saving(step),
-                args=ocp.args.Composite(
-                    position=ocp.args.JsonSave({"step": step, "examples": step * batch_size}),
-                    **{item: ocp.args.PyTreeSave(named) for item, named in items.items()},
+            self._pending = (
+                step,
+                self._store.write(
+                    self.path(step), items, texts={"position": position}, complete=complete
                 ),
             )
         except jax.errors.JaxRuntimeError:
             raise  # not the disk: a device or another process is gone
         except Exception as error:
             raise self._failed(step, error) from error
-        self._pending = step, self._thread.submit(self._complete, step, arrays)
+
+    def save_frozen(self, tree: Any) -> None:
+        """Writes what is not trained, once, before the first checkpoint; see `Frozen.save`."""
+        self._frozen.save(tree, needed=[self._beside(step) for step in self.steps()])
+
+    def restore_frozen(self, like: Any = None) -> Any:
+        """What is not trained; None where nothing is; see `Frozen.restore`."""
+        return self._frozen.restore(like)
 
     def wait(self) -> None:
         """Returns when everything that was saved is on disk, its manifest too.
@@ -120,7 +152,7 @@ class Checkpoints:
         """
         self._await(lambda written: processes.in_all(written.result))
 
-    def restore(self, step: int, like: State) -> State:
+    def restore(self, step: int, like: S) -> S:
         """The state of a step.
 
         Args:
@@ -130,6 +162,7 @@ class Checkpoints:
 
         Raises:
           ValueError: The checkpoint is not there, is damaged, or holds other arrays than `like`.
+          FrozenError: So are the frozen parameters beside it.
         """
         found = self._read(step, {"state": like._replace(ema=()), "ema": like.ema}, whole=True)
         return found["state"]._replace(ema=found["ema"])
@@ -144,10 +177,11 @@ class Checkpoints:
 
         Raises:
           ValueError: The checkpoint is not there, is damaged, or holds other arrays than `like`.
+          FrozenError: So are the frozen parameters beside it.
         """
         return self._read(step, {"ema": like}, whole=False)["ema"]
 
-    def restore_newest(self, like: State, *, report: Report) -> tuple[int, State] | None:
+    def restore_newest(self, like: S, *, report: Report) -> tuple[int, S] | None:
         """The newest good checkpoint, with nothing left that is newer.
 
         Newer ones that are damaged or hold other arrays, and what was half written when an earlier
@@ -162,12 +196,13 @@ class Checkpoints:
 
         Raises:
           ValueError: There are checkpoints and none is good; all are named, and stay in place.
+          FrozenError: See `restore`; all stay in place.
         """
         reasons: dict[int, str] = {}
         found = self._first_good(lambda step: self.restore(step, like), reasons.__setitem__)
         aside = {self.path(step): reason for step, reason in reasons.items()}
-        for path in sorted(self._directory.glob("[0-9]*.*")):
-            if path.suffix != ".old":
+        for path in sorted(self._directory.glob("*")):
+            if re.fullmatch(HALF, path.name):
                 aside[path] = f"{path} was half written when a run ended"
         for line in processes.in_all(lambda: self._set_aside(aside)):
             report(line)
@@ -185,6 +220,7 @@ class Checkpoints:
 
         Raises:
           ValueError: There are checkpoints and none is good; all are named.
+          FrozenError: See `restore_ema`.
         """
         return self._first_good(
             lambda step: self.restore_ema(step, like), lambda _, reason: report(reason)
@@ -201,6 +237,8 @@ class Checkpoints:
             tried.add(step)
             try:
                 return step, read(step)
+            except FrozenError:
+                raise  # what lies beside all of them
             except ValueError as error:
                 if self.path(step).exists():  # else the run that trains has removed it meanwhile
                     reasons.append(str(error))
@@ -209,24 +247,13 @@ class Checkpoints:
             raise ValueError(f"no checkpoint is good: {'; '.join(reasons)}")
         return None
 
-    def _saving(self, step: int) -> Path:
-        return self._directory / f"{step}.saving"
-
-    def _complete(self, step: int, arrays: dict[str, manifest.Arrays]) -> None:
-        """In the background: awaits Orbax, writes the manifest, gives the checkpoint its name."""
-        self._orbax.wait_until_finished()
-        if jax.process_index() == 0:
-            manifest.write(self._saving(step), step, arrays)
-            self._saving(step).rename(self.path(step))
-            self._remove_old()
-
     def _remove_old(self) -> None:
-        """Removes what is not kept, renamed first: a reader meets all of a checkpoint or none."""
+        """Removes what is not kept, moved first: a reader meets all of a checkpoint or none."""
         for step in self.steps()[: -self._keep]:
             if not self._keep_every or step % self._keep_every:
-                self.path(step).rename(self._directory / f"{step}.old")
-        for path in self._directory.glob("[0-9]*.old"):
-            shutil.rmtree(path, ignore_errors=True)
+                self._removed.mkdir(exist_ok=True)
+                self.path(step).rename(self._removed / str(step))
+        store.remove(self._removed)
 
     def _await(self, end: Callable[[Future[None]], None]) -> None:
         pending, self._pending = self._pending, None
@@ -242,67 +269,37 @@ class Checkpoints:
 
     def _failed(self, step: int, error: Exception) -> CheckpointError:
         """The error of a step that was not saved; what there is of it only fills the disk."""
-        if jax.process_index() == 0:
-            for path in self._directory.glob(f"{step}.saving*"):
-                shutil.rmtree(path, ignore_errors=True)
+        if processes.is_first():
+            store.remove(*store.unfinished(self.path(step)))
         good = self.latest()
         kept = "none is saved yet" if good is None else f"the last good one is {self.path(good)}"
         return CheckpointError(
-            f"the checkpoint {self.path(step)} could not be written: {_reason(error)}; {kept}"
+            f"the checkpoint {self.path(step)} could not be written: {store.reason(error)}; {kept}"
         )
 
     def _read(self, step: int, trees: dict[str, Any], *, whole: bool) -> dict[str, Any]:
         """Items of a checkpoint; `whole` if they are to be all that it holds."""
         self.wait()
         like = {item: manifest.names(tree) for item, tree in trees.items()}
+        path = self.path(step)
         try:
-            held = processes.in_all(lambda: self._check(step, like, whole))
-            found = processes.in_all(lambda: self._restored(step, like))
-            sums = {item: manifest.take(arrays) for item, arrays in found.items()}
-            processes.in_all(lambda: manifest.check_sums(sums, held.arrays))
+            held = processes.in_all(lambda: _manifest(path, step))
+            found = self._store.read(path, held, like, whole=whole)
         except ValueError as error:
-            raise ValueError(f"the checkpoint {self.path(step)} cannot be used: {error}") from error
-        return {
-            item: jax.tree.unflatten(jax.tree.structure(tree), [found[item][n] for n in like[item]])
-            for item, tree in trees.items()
-        }
+            raise ValueError(f"the checkpoint {path} cannot be used: {error}") from error
+        self._frozen.check(path, held.frozen)
+        return {item: store.rebuilt(tree, found[item]) for item, tree in trees.items()}
 
-    def _check(self, step: int, like: dict[str, dict[str, Any]], whole: bool) -> Manifest:
-        """The manifest, if arrays are those wanted and files those written: read nothing before."""
-        if not self.path(step).is_dir():
-            raise ValueError("it is not there")
-        held = manifest.read(self.path(step), step)
-        for item, wanted in like.items():
-            manifest.check_types(wanted, held.arrays[item], whole=whole)
-        files = {
-            name: written
-            for name, written in held.files.items()
-            if whole or "/" not in name or name.split("/")[0] in like
-        }
-        mine = itertools.islice(files.items(), jax.process_index(), None, jax.process_count())
-        manifest.check_files(self.path(step), dict(mine))
-        return held
-
-    def _restored(self, step: int, like: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        arguments = {}
-        for item, wanted in like.items():
-            shapes = {name: _placed(leaf) for name, leaf in wanted.items()}
-            arguments[item] = ocp.args.PyTreeRestore(
-                shapes,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(shapes),
-                partial_restore=True,
-            )
+    def _beside(self, step: int) -> str | None:
+        """The checksum of the frozen parameters that a checkpoint needs, if it can be read."""
         try:
-            restored = self._orbax.restore(self.path(step), args=ocp.args.Composite(**arguments))
-        except (MemoryError, jax.errors.JaxRuntimeError):
-            raise  # says nothing of the checkpoint
-        except Exception as error:  # Orbax raises a bare one for missing data
-            raise ValueError(_reason(error)) from error
-        return {item: restored[item] for item in like}
+            return _manifest(self.path(step), step).frozen
+        except ValueError:
+            return None
 
     def _set_aside(self, reasons: dict[Path, str]) -> list[str]:
         """Moves paths into quarantine; a line for each."""
-        if jax.process_index() > 0:
+        if not processes.is_first():
             return []
         place = self._directory / "quarantine"
         lines = []
@@ -315,16 +312,7 @@ class Checkpoints:
         return lines
 
 
-def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
-    """An array's shape and where it is to lie: on this process' first device if nothing says."""
-    place = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
-
-
-def _reason(error: Exception) -> str:
-    """An error in one line; the operating system's in its own words, wherever they are quoted."""
-    quoted = re.search(r"os_error_code='(\d+)'", str(error))
-    code = quoted[1] if quoted else getattr(error, "errno", None)
-    if code is not None:
-        return os.strerror(int(code))
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _manifest(path: Path, step: int) -> Manifest:
+    if not path.is_dir():
+        raise ValueError("it is not there")
+    return manifest.read(path, step)

@@ -20,14 +20,22 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     """Opens a file beside `path` that takes its name when all is written.
 
     No reader ever meets half a file; where writing fails, what was there before stays.
+
+    Raises:
+      OSError: The file cannot be written, as on a full disk; `filename` is the path.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as file:
             yield file
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder may not be there
+            temporary.unlink(missing_ok=True)
 
 
 def read_arrays(

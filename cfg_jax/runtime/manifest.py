@@ -53,11 +53,13 @@ class Manifest:
       step: The training step it was made after.
       arrays: By item, and by name within it, an array's "type" and its "sum".
       files: By path within the checkpoint, a file's "size" and "sha256".
+      frozen: The checksum of the frozen parameters it was made with; None if there were none.
     """
 
     step: int
     arrays: dict[str, Arrays]
     files: dict[str, dict[str, Any]]
+    frozen: str | None = None
 
 
 def names(tree: Any) -> dict[str, Any]:
@@ -76,6 +78,26 @@ def names(tree: Any) -> dict[str, Any]:
 def type_of(leaf: Any) -> str:
     """An array's type and shape, such as "float32[3,3,8]"."""
     return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+
+def shapes(held: Arrays) -> dict[str, jax.ShapeDtypeStruct]:
+    """Arrays' shapes and dtypes, from the types that a manifest holds."""
+    found = {}
+    for name, entry in held.items():
+        dtype, shape = entry["type"].rstrip("]").split("[")
+        sizes = tuple(int(size) for size in shape.split(",") if size)
+        found[name] = jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype))
+    return found
+
+
+def total(arrays: Arrays) -> str:
+    """One checksum of all arrays: of their names, types and sums."""
+    return _digest(arrays)
+
+
+def identity(tree: Any) -> str:
+    """One checksum of a pytree of arrays; trees of other paths, shapes or bits have another."""
+    return total(take(names(jax.tree.map(jnp.asarray, tree))))
 
 
 def take(arrays: Mapping[str, Array]) -> Arrays:
@@ -143,13 +165,16 @@ def _mix(h: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
     return h ^ (h >> 16)
 
 
-def write(directory: Path, step: int, arrays: dict[str, Arrays]) -> None:
+def write(
+    directory: Path, step: int, arrays: dict[str, Arrays], *, frozen: str | None = None
+) -> None:
     """Sums the files of a checkpoint, and writes its manifest beside them.
 
     Args:
       directory: The checkpoint's own.
       step: See `Manifest`.
       arrays: See `Manifest`.
+      frozen: See `Manifest`.
 
     Raises:
       OSError: A file cannot be read, or the manifest not be written.
@@ -162,7 +187,7 @@ def write(directory: Path, step: int, arrays: dict[str, Arrays]) -> None:
         for path in sorted(directory.rglob("*"))
         if path.is_file()
     }
-    manifest = dataclasses.asdict(Manifest(step, arrays, files))
+    manifest = dataclasses.asdict(Manifest(step, arrays, files, frozen))
     with atomic(directory / NAME) as file:
         file.write(json.dumps({"sha256": _digest(manifest), "manifest": manifest}).encode())
         file.flush()
@@ -228,6 +253,25 @@ def check_types(wanted: Mapping[str, Any], held: Arrays, *, whole: bool) -> None
     _refuse([*lacking, *spare, *other])
 
 
+def different(given: Arrays, held: Arrays) -> str:
+    """Which arrays are in one alone, or of other types or values; empty if none is."""
+    return _joined(
+        f"{name} {_difference(given.get(name), held.get(name))}"
+        for name in sorted(given.keys() | held.keys())
+        if given.get(name) != held.get(name)
+    )
+
+
+def _difference(given: dict[str, str] | None, held: dict[str, str] | None) -> str:
+    if given is None:
+        return "is not given"
+    if held is None:
+        return "is not there"
+    if given["type"] != held["type"]:
+        return f"is {given['type']}, not {held['type']}"
+    return "has other values"
+
+
 def check_sums(found: Mapping[str, Arrays], held: Mapping[str, Arrays]) -> None:
     """Raises ValueError, naming arrays, unless those that came back, by item, are those saved."""
     _refuse(
@@ -239,10 +283,15 @@ def check_sums(found: Mapping[str, Arrays], held: Mapping[str, Arrays]) -> None:
 
 
 def _refuse(reasons: Iterable[str]) -> None:
+    if found := _joined(reasons):
+        raise ValueError(found)
+
+
+def _joined(reasons: Iterable[str]) -> str:
+    """The first three, and how many more there are."""
     found = list(reasons)
-    if found:
-        more = f", and so with {len(found) - 3} more" if len(found) > 3 else ""
-        raise ValueError("; ".join(found[:3]) + more)
+    more = f", and so with {len(found) - 3} more" if len(found) > 3 else ""
+    return "; ".join(found[:3]) + more
 
 
 def _digest(manifest: Any) -> str:

@@ -41,6 +41,38 @@ def device_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> M
     )
 
 
+def fitting(
+    batch: int, fsdp: int = 1, accumulate: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """The mesh of as many devices as can share every part of a batch evenly.
+
+    One process may leave devices idle, so any batch can be trained; several use all they have.
+
+    Args:
+      batch: Examples a batch.
+      fsdp: See `device_mesh`.
+      accumulate: The parts that a batch is taken in.
+      devices: Those to choose from; all of all processes when None.
+
+    Raises:
+      ValueError: `fsdp` or `accumulate` does not fit, or several processes cannot share the batch.
+    """
+    chosen = jax.devices() if devices is None else devices
+    whole = device_mesh(fsdp, devices)  # says whether fsdp fits
+    if jax.process_count() > 1:
+        check_batch_size(batch, whole, accumulate)
+        return whole
+    for count in range(len(chosen), 0, -fsdp):
+        if batch % (count * accumulate) == 0:
+            return device_mesh(fsdp, chosen[:count])
+    given = " times ".join(
+        f"{name}, {value}"
+        for name, value in (("mesh.fsdp", fsdp), ("train.accumulate", accumulate))
+        if value > 1
+    )
+    raise ValueError(f"train.batch_size must be a multiple of {given}; got {batch}")
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -1,5 +1,7 @@
 """Several processes as one run: starting together, agreeing, and failing together.
 
+What ends one process, an error of its own or Ctrl-C, ends all of them within seconds: `together`.
+
 On a TPU pod or under Slurm JAX finds the others by itself; elsewhere every process is told where
 the first one listens, how many there are, and which one it is.
 """
@@ -7,10 +9,8 @@ the first one listens, how many there are, and which one it is.
 import contextlib
 import hashlib
 import json
-import os
 import re
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +19,9 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from cfg_jax.runtime import failures
+from cfg_jax.runtime.failures import agreed
 
 T = TypeVar("T")
 
@@ -57,9 +60,10 @@ def start(
             )
         if process:
             _await(host.strip("[]"), int(port), timeout)
-    missing = f"the other processes did not come within {timeout} s"
+    missing = f"the other processes did not come within {timeout} s to "
+    missing += coordinator or "the first one"
     # JAX would abort with a stack trace when its own time is up.
-    watch = threading.Timer(timeout, leave, [f"{missing} to {coordinator or 'the first one'}"])
+    watch = threading.Timer(timeout, failures.leave, [missing])
     watch.daemon = True
     watch.start()
     try:
@@ -70,6 +74,7 @@ def start(
             initialization_timeout=timeout + 60,
             heartbeat_timeout_seconds=HEARTBEAT,
         )
+        failures.listen()
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"the processes cannot start together: {str(error).splitlines()[0]} Where JAX does not "
@@ -110,9 +115,9 @@ def by_first(action: Callable[[], Any]) -> None:
     if jax.process_count() > 1:
         failed = multihost_utils.broadcast_one_to_all(np.int32(failure is not None))
         if failed and failure is None:
-            raise ValueError("process 0 refused to go on; its message says why")
+            failure = ValueError("process 0 refused to go on; its message says why")
     if failure is not None:
-        raise failure
+        raise agreed(failure)
 
 
 def in_all(action: Callable[[], T]) -> T:
@@ -135,25 +140,47 @@ def in_all(action: Callable[[], T]) -> T:
                 raised = ValueError if told[0] == "V" else RuntimeError
                 failure = raised(f"{told[1:]} (in process {process})")
     if failure is not None:
-        raise failure
+        raise agreed(failure)
     return result
 
 
 def agree(what: str, value: Any) -> None:
-    """Raises ValueError, naming the processes, unless all were given the same JSON value."""
-    text = json.dumps(value, sort_keys=True, default=str)
-    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    """Raises ValueError, naming the processes, unless all were given the same JSON value.
+
+    Of dictionaries, the entries that differ are named too.
+    """
     if jax.process_count() == 1:
         return
-    found = np.asarray(multihost_utils.process_allgather(digest))
-    others = [i for i, row in enumerate(found) if not np.array_equal(row, found[0])]
-    if others:
-        names = ", ".join(map(str, others))
-        raise ValueError(
+    entries = value if isinstance(value, dict) else {}
+    whole, *each = (_digest(part) for part in (sorted(entries), *map(entries.get, sorted(entries))))
+    differ = _others([_digest(value)])[:, 0]
+    if not differ.any():
+        return
+    named = ""
+    if entries and not _others([whole]).any():
+        apart = np.atleast_1d(_others(each).any(axis=0)).tolist()
+        names = [name for name, found in zip(sorted(entries), apart, strict=True) if found]
+        named = f" in {', '.join(map(str, names))}"
+    others = np.flatnonzero(differ).tolist()
+    text = ", ".join(map(str, others))
+    raise agreed(
+        ValueError(
             f"the processes were started with different {what}: "
-            f"{'those of processes' if len(others) > 1 else 'that of process'} {names} "
-            "differ from process 0's"
+            f"{'those of processes' if len(others) > 1 else 'that of process'} {text} "
+            f"{'differ' if len(others) > 1 else 'differs'} from process 0's{named}"
         )
+    )
+
+
+def _digest(value: Any) -> np.ndarray:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+
+
+def _others(digests: list[np.ndarray]) -> np.ndarray:
+    """Which of a process' digests, of (processes, digests), are not those of the first one."""
+    found = np.asarray(multihost_utils.process_allgather(np.stack(digests)))
+    return (found != found[:1]).any(axis=-1)
 
 
 def fetch(x: jax.Array) -> np.ndarray:
@@ -172,22 +199,22 @@ def preempted(step: int) -> bool:
 
 
 @contextlib.contextmanager
-def together(hint: Callable[[], str]) -> Iterator[None]:
-    """Ends this process when another one is gone, or the network between: says so, and a hint."""
+def together(hint: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Ends all processes where one ends by an error of its own, or is interrupted, or gone.
+
+    The error goes on its way, and then this process ends without waiting for the others. Around a
+    whole command, exit codes are kept; around a part of it, the hint tells how to go on.
+
+    Args:
+      hint: Says from where the processes would go on.
+    """
     try:
         yield
-    except Exception as error:
-        told = str(error)
-        lost = re.match("(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|DEADLINE_EXCEEDED)", told)
-        if jax.process_count() == 1 or not lost:
-            raise
-        leave(
-            f"process {jax.process_index()} of {jax.process_count()} lost the others: "
-            f"{told.splitlines()[0]}. Start all of them again: {hint()}"
-        )
-
-
-def leave(message: str) -> None:
-    """Says why, and ends this process at once: a tidy end would wait for one that is gone."""
-    print(f"cfg_jax: {message}", file=sys.stderr, flush=True)
-    os._exit(1)
+    except BaseException as error:
+        cause = failures.cause(error)
+        if jax.process_count() > 1 and cause is not None:
+            lost = re.match("(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|DEADLINE_EXCEEDED)", str(cause))
+            if lost and isinstance(cause, Exception):
+                failures.lose(cause, hint)
+            failures.tell(error, cause, hint)
+        raise

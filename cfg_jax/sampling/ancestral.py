@@ -1,15 +1,16 @@
 """Solvers of one call a step that remember nothing: ancestral sampling and DDIM."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
 from cfg_jax.diffusion import checks, process
-from cfg_jax.diffusion.denoiser import read
-from cfg_jax.diffusion.logsnr import alpha, expand, floating, one_minus_exp, sigma
+from cfg_jax.diffusion.denoiser import learned_v, read
+from cfg_jax.diffusion.logsnr import alpha, expand, floating, one_minus_exp, root, sigma
+from cfg_jax.sampling.solver import fresh
 
 
 @jax.tree_util.register_dataclass
@@ -23,18 +24,21 @@ class Ancestral:
 
     Attributes:
       v: The interpolation between the smallest and the largest reverse variance: a number in
-        [0, 1], or what a network learned, a callable pytree `(z, logsnr, cond) -> v` of z's shape.
+        [0, 1], or None for what the network learned (`Estimate.v`).
       shift: A callable pytree `(z, logsnr, cond) -> direction` of z's shape, or None.
 
     Raises:
-      ValueError: v is a plain number outside [0, 1].
+      ValueError: v is a plain number outside [0, 1]. When sampled: it is None, and the denoiser
+        learned none.
 
     >>> from cfg_jax import solvers
     >>> solvers.Ancestral(v=0.3)
     Ancestral(v=0.3)
     """
 
-    v: Any = 0.3
+    reads_eps: ClassVar[bool] = False
+
+    v: ArrayLike | None = 0.3
     shift: Any = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self):
@@ -46,14 +50,17 @@ class Ancestral:
 
     def step(self, denoiser, z, state, cond, noise, *, logsnr, logsnr_next):
         """Draws z_λ' from the reverse transition."""
-        x = read(denoiser, z, logsnr, cond).x
-        mean, _ = process.posterior(z, x, logsnr=logsnr, logsnr_next=logsnr_next)
-        v = self.v(z, logsnr, cond) if callable(self.v) else self.v
-        variance = process.reverse_variance(logsnr=logsnr, logsnr_next=logsnr_next, v=v)
+        pair = read(denoiser, z, logsnr, cond)
+        mean, _ = process.posterior(z, pair.x, logsnr=logsnr, logsnr_next=logsnr_next)
+        v = learned_v(pair) if self.v is None else self.v
+        between = (
+            (expand(logsnr, z), expand(logsnr_next, z)) if jnp.ndim(v) else (logsnr, logsnr_next)
+        )
+        variance = process.reverse_variance(logsnr=between[0], logsnr_next=between[1], v=v)
         variance = expand(variance, z)
         if self.shift is not None:
             mean = mean + variance * self.shift(z, logsnr, cond)
-        return mean + jnp.sqrt(variance) * noise(), state
+        return mean + root(variance) * noise(), state
 
     def calls(self, steps):
         """One a step."""
@@ -75,6 +82,8 @@ class DDIM:
       ValueError: eta is a plain number outside [0, 1].
     """
 
+    reads_eps: ClassVar[bool] = True
+
     eta: ArrayLike = 0.0
 
     def __post_init__(self):
@@ -86,13 +95,14 @@ class DDIM:
 
     def step(self, denoiser, z, state, cond, noise, *, logsnr, logsnr_next):
         """Moves z along x̂ and ε̂, and replaces a share of ε̂ by fresh noise."""
-        x, eps = read(denoiser, z, logsnr, cond)
-        eta = floating(self.eta)
-        fresh = eta**2 * one_minus_exp(logsnr, logsnr_next)
-        kept = (1 - eta**2) + eta**2 * jnp.exp(floating(logsnr) - logsnr_next)  # 1 - fresh
-        drawn = jax.lax.cond(eta > 0, noise, lambda: jnp.zeros_like(z))
-        direction = jnp.sqrt(kept) * eps + jnp.sqrt(fresh) * drawn
-        return alpha(logsnr_next) * x + sigma(logsnr_next) * direction, state
+        pair = read(denoiser, z, logsnr, cond)
+        eta, sigma_next = floating(self.eta), sigma(logsnr_next)
+        kept = (1 - eta**2) + eta**2 * jnp.exp(floating(logsnr) - logsnr_next)  # 1 - s² / σ'²
+        mean = (
+            expand(alpha(logsnr_next), z) * pair.x + expand(sigma_next * root(kept), z) * pair.eps
+        )
+        drawn = fresh(noise, sigma_next * eta * root(one_minus_exp(logsnr, logsnr_next)))
+        return mean + drawn, state
 
     def calls(self, steps):
         """One a step."""

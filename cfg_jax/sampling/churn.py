@@ -7,6 +7,7 @@ Diffusion-Based Generative Models", Algorithm 2). With ŝ its level is λ̂ = λ
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,9 @@ from jaxtyping import Array, ArrayLike, Float
 
 from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.denoiser import read
-from cfg_jax.diffusion.logsnr import alpha, floating, sigma
-from cfg_jax.sampling.solver import Noise
+from cfg_jax.diffusion.logsnr import alpha, expand, floating, root, sigma
+from cfg_jax.diffusion.prediction import Estimate
+from cfg_jax.sampling.solver import LONGEST, Noise, fresh
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,8 @@ class _Churned:
 
     Attributes:
       gamma: γ, the paper's S_churn divided by the number of steps, in [0, √2 - 1]. At γ = 0, the
-        default, the method is deterministic and draws no noise.
+        default, the method is deterministic and draws no noise. What noise adds grows like √γ,
+        which has no derivative at 0: there the derivative by γ is that of all else.
       noise_scale: S_noise, the fresh noise's standard deviation, in [0, 2].
       s_min: S_tmin: no churn at s below it.
       s_max: S_tmax: no churn at s above it. The denoiser is asked at ŝ: keep s_max below the
@@ -33,6 +36,8 @@ class _Churned:
     Raises:
       ValueError: gamma or noise_scale is a plain number out of its range.
     """
+
+    reads_eps: ClassVar[bool] = True
 
     gamma: ArrayLike = 0.0
     noise_scale: ArrayLike = 1.0
@@ -54,11 +59,11 @@ class _Churned:
         s = jnp.exp(-0.5 * floating(logsnr))
         gamma = jnp.where((s >= self.s_min) & (s <= self.s_max), floating(self.gamma), 0.0)
         raised = floating(logsnr) - 2.0 * jnp.log1p(gamma)
-        drawn = jax.lax.cond(gamma > 0, noise, lambda: jnp.zeros_like(z))
         # ŷ = y + S_noise sqrt(ŝ² - s²) n, times α̂; (ŝ² - s²) = ŝ² (γ² + 2 γ) / (1 + γ)².
-        share = jnp.sqrt(gamma * (gamma + 2.0)) / (1.0 + gamma)
-        kept = alpha(raised) / alpha(logsnr)
-        return kept * z + floating(self.noise_scale) * share * sigma(raised) * drawn, raised
+        share = root(gamma * (gamma + 2.0)) / (1.0 + gamma)
+        kept = expand(alpha(raised) / alpha(logsnr), z)
+        drawn = fresh(noise, floating(self.noise_scale) * share * sigma(raised))
+        return kept * z + drawn, raised
 
 
 @jax.tree_util.register_dataclass
@@ -82,9 +87,7 @@ class Euler(_Churned):
     def step(self, denoiser, z, state, cond, noise, *, logsnr, logsnr_next):
         """Raises the noise, then follows the slope there."""
         z, logsnr = self._churn(z, noise, logsnr)
-        x, eps = read(denoiser, z, logsnr, cond)
-        # ŷ + (s' - ŝ) ε̂ = x̂ + s' ε̂, which does not take the difference of two large numbers.
-        return alpha(logsnr_next) * x + sigma(logsnr_next) * eps, state
+        return _euler(read(denoiser, z, logsnr, cond), logsnr_next), state
 
     def calls(self, steps):
         """One a step."""
@@ -97,6 +100,7 @@ class Heun(_Churned):
     """Heun's method, y' = ŷ + (s' - ŝ) (ε̂(ŷ) + ε̂(y'_Euler)) / 2, of order 2.
 
     Karras et al. 2022, Algorithm 2: two calls a step, one for the last, an Euler step to s' = 0.
+    So is a step over which s falls to less than a tenth: its correction would add noise.
 
     Attributes:
       gamma: γ of churn, in [0, √2 - 1].
@@ -112,18 +116,25 @@ class Heun(_Churned):
     def step(self, denoiser, z, state, cond, noise, *, logsnr, logsnr_next):
         """Raises the noise, follows the slope there, and corrects by the slope at the end."""
         z, logsnr = self._churn(z, noise, logsnr)
-        x, eps = read(denoiser, z, logsnr, cond)
-        euler = alpha(logsnr_next) * x + sigma(logsnr_next) * eps
-        to_data = jnp.isposinf(floating(logsnr_next))
-        target = jnp.where(to_data, logsnr, logsnr_next)  # vmap evaluates both branches below
+        pair = read(denoiser, z, logsnr, cond)
+        euler = _euler(pair, logsnr_next)
+        far = floating(logsnr_next) - logsnr > LONGEST
+        target = jnp.where(far, logsnr, logsnr_next)  # vmap evaluates both branches below
 
         def corrected():
             eps_next = read(denoiser, euler, target, cond).eps
             s, s_next = jnp.exp(-0.5 * logsnr), jnp.exp(-0.5 * target)
-            return euler + alpha(target) * (s_next - s) * 0.5 * (eps_next - eps)
+            half = expand(jnp.where(far, 0.0, alpha(target) * (s_next - s) * 0.5), euler)
+            return (euler + half * (eps_next - pair.eps)).astype(euler.dtype)
 
-        return jax.lax.cond(to_data, lambda: euler, corrected), state
+        return jax.lax.cond(jnp.all(far), lambda: euler, corrected), state
 
     def calls(self, steps):
-        """Two a step, one for the last."""
+        """Two a step, one for the last; one as well for each that is too long to be corrected."""
         return 2 * steps - 1
+
+
+def _euler(pair: Estimate, logsnr_next: ArrayLike) -> Float[Array, "..."]:
+    """ŷ + (s' - ŝ) ε̂ = x̂ + s' ε̂, which does not take the difference of two large numbers."""
+    signal, noise = (expand(of(logsnr_next), pair.x) for of in (alpha, sigma))
+    return signal * pair.x + noise * pair.eps

@@ -1,4 +1,4 @@
-"""The solver and the grid of a sample that names none: functions of the number of steps alone.
+"""The solver and the grid where none is named: functions of the number of steps alone.
 
 `UniPC` on the grid `grids.Secant`, of order 2 below 15 steps and of order 3 from there. Chosen over
 6 to 40 calls and w = 0 to 4, together with the grid's constants, on exact guided mixtures, where
@@ -8,7 +8,9 @@ judged on other mixtures, other noise and another network
 extrapolates too far.
 """
 
-from cfg_jax.sampling.grids import Grid, Secant, UniformU
+from typing import Any
+
+from cfg_jax.sampling.grids import Secant
 from cfg_jax.sampling.multistep import UniPC
 from cfg_jax.sampling.solver import Solver
 
@@ -27,8 +29,9 @@ def default_solver(steps: int) -> Solver:
     return UniPC(order=2 if steps < _THIRD_ORDER_FROM else 3)
 
 
-def choose(solver: Solver | None, grid: Grid | None, steps: int) -> tuple[Solver, Grid]:
-    """Fills in what is not named: a solver named without a grid walks uniformly in u."""
-    if grid is None:
-        grid = DEFAULT_GRID if solver is None else UniformU()
-    return default_solver(steps) if solver is None else solver, grid
+def choose(solver: Solver | None, grid: Any, steps: int) -> tuple[Solver, Any]:
+    """Fills in what is not named."""
+    return (
+        default_solver(steps) if solver is None else solver,
+        DEFAULT_GRID if grid is None else grid,
+    )

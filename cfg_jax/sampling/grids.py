@@ -3,6 +3,10 @@
 A grid is a callable `(schedule, steps) -> levels`: steps + 1 values of λ, ascending, the schedule's
 noisiest first. The last one stands for clean data: whatever its value, the reverse process ends at
 λ = ∞. Grids are frozen and hashable: static under jit. Levels are float64, made on the host.
+
+A schedule may reach further than a sample has to: at λ = -20 and 20 there is nothing to decide, and
+steps that are spent there are missing in between. So grids but `UniformU` keep to a range of their
+own where the schedule's is wider.
 """
 
 import dataclasses
@@ -31,16 +35,29 @@ class UniformU:
 class UniformLogSNR:
     """Equally spaced in λ (Lu et al. 2022a, "DPM-Solver", Section 3.3).
 
+    Attributes:
+      start: The noisiest level to start from, see `Secant`.
+      end: The cleanest level to go to; at 13 σ/α is 0.0015.
+
+    Raises:
+      ValueError: start is not less than end, or not finite.
+
     >>> from cfg_jax import schedules
     >>> from cfg_jax.sampling import grids
     >>> grids.UniformLogSNR()(schedules.Cosine(logsnr_min=-8.0, logsnr_max=8.0), 4).tolist()
     [-8.0, -4.0, 0.0, 4.0, 8.0]
     """
 
+    start: float = -10.2
+    end: float = 13.0
+
+    def __post_init__(self):
+        _check_range(self)
+
     def __call__(self, schedule: Schedule, steps: int) -> np.ndarray:
-        """Returns steps + 1 levels, from logsnr_min to logsnr_max."""
-        checks.steps(steps)
-        return np.linspace(schedule.logsnr_min, schedule.logsnr_max, steps + 1)
+        """Returns steps + 1 levels within the schedule's range."""
+        steps = checks.steps(steps)
+        return np.linspace(*_ends(schedule, self.start, self.end), steps + 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,25 +66,31 @@ class Karras:
 
         s_i = (s_max^(1/ρ) + i / (N - 1) (s_min^(1/ρ) - s_max^(1/ρ)))^ρ for i < N,    s_N = 0
 
-    (Karras et al. 2022, Equation 5); s_max and s_min are those of the schedule's ends.
+    (Karras et al. 2022, Equation 5); s_max and s_min are those of the ends. The paper's own, 80 and
+    0.002, are λ = -8.8 and 12.4.
 
     Attributes:
       rho: ρ, positive; the paper's 7 crowds the levels toward the data.
+      start: The noisiest level to start from, see `Secant`.
+      end: The cleanest level to go to.
 
     Raises:
-      ValueError: rho is not a positive number.
+      ValueError: rho is not a positive number, start is not less than end, or not finite.
     """
 
     rho: float = 7.0
+    start: float = -10.2
+    end: float = 13.0
 
     def __post_init__(self):
+        _check_range(self)
         if not 0.0 < self.rho < math.inf:
             raise ValueError(f"rho must be positive, got {self.rho}")
 
     def __call__(self, schedule: Schedule, steps: int) -> np.ndarray:
-        """Returns `steps` levels from logsnr_min to logsnr_max (the first alone if 1), and ∞."""
-        checks.steps(steps)
-        ends = np.array([schedule.logsnr_min, schedule.logsnr_max])
+        """Returns `steps` levels within the schedule's range (the first alone if 1), and ∞."""
+        steps = checks.steps(steps)
+        ends = np.array(_ends(schedule, self.start, self.end))
         first, last = np.exp(-ends / (2.0 * self.rho))
         roots = np.linspace(first, last, steps)
         return np.append(-2.0 * self.rho * np.log(roots), np.inf)
@@ -126,7 +149,7 @@ class Secant:
 
     def __call__(self, schedule: Schedule, steps: int) -> np.ndarray:
         """Returns `steps` levels within the schedule's range, and ∞."""
-        checks.steps(steps)
+        steps = checks.steps(steps)
         first = min(max(schedule.logsnr_min, self.start), schedule.logsnr_max)
         last = min(self.end + self.growth * math.log(steps / 6.0), schedule.logsnr_max)
         ends = np.array([first, max(first, last)])
@@ -137,10 +160,42 @@ class Secant:
         return np.append(centre + 2.0 * width * np.log(np.tan(angles)), np.inf)
 
 
-GRIDS: dict[str, type] = {
-    "uniform_u": UniformU,
-    "uniform_logsnr": UniformLogSNR,
-    "karras": Karras,
-    "secant": Secant,
-}
-"""The grids by the names that commands take."""
+def check_fineness(grid: Grid, schedule: Schedule, levels: np.ndarray) -> None:
+    """Raises ValueError where levels lie too far apart for any solver to draw the data's spread.
+
+    Judged by DDIM on data of standard deviation 0.5, for which each step is one factor. Fewer than
+    5 steps are taken as they come.
+    """
+    shares = [share for steps, share in _SHARES.items() if len(levels) > steps]
+    signal, noise = (1.0 / (1.0 + np.exp(sign * levels[:-1])) for sign in (-1.0, 1.0))
+    variance = 0.25 * signal + noise
+    x = 0.25 * np.sqrt(signal) / variance  # x̂ / z and, below, z_λ' / z_λ
+    factors = np.sqrt(signal[1:]) * x[:-1] + np.sqrt(noise[1:] * noise[:-1]) / variance[:-1]
+    share = np.prod(factors) * x[-1] / 0.5
+    if shares and share < shares[-1]:
+        raise ValueError(
+            f"{grid} is too coarse for {schedule} in {len(levels) - 1} steps: samples would have "
+            f"{share:.2f} of the data's spread; take more steps, the grid Secant, or give the "
+            "levels themselves as an array"
+        )
+
+
+_SHARES = {5: 0.5, 20: 0.8, 50: 0.92}
+"""From so many steps on, the least share of the data's standard deviation."""
+
+
+def _check_range(grid: UniformLogSNR | Karras) -> None:
+    for name in ("start", "end"):
+        checks.number(name, getattr(grid, name))
+    if not grid.start < grid.end:
+        raise ValueError(f"start must be less than end, got start={grid.start}, end={grid.end}")
+
+
+def _ends(schedule: Schedule, start: float, end: float) -> tuple[float, float]:
+    """The part of a schedule's range that lies within a grid's, or the schedule's if none does."""
+    low, high = max(schedule.logsnr_min, start), min(schedule.logsnr_max, end)
+    return (low, high) if low < high else (schedule.logsnr_min, schedule.logsnr_max)
+
+
+GRIDS: dict[str, type] = {kind.__name__: kind for kind in (UniformU, UniformLogSNR, Karras, Secant)}
+"""The grids by the names that recipes and commands use."""

@@ -13,7 +13,7 @@ x = x̂(z_λ, λ) at its last finite λ; there z_λ' = x with σ' = 0, and the e
 level λ' = ∞ to ask at, asks at (α x, λ).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,9 @@ from jaxtyping import Array, ArrayLike, Float
 
 from cfg_jax.diffusion.condition import Condition
 from cfg_jax.diffusion.denoiser import Denoiser, read
-from cfg_jax.diffusion.logsnr import alpha, sigma
+from cfg_jax.diffusion.logsnr import alpha, cast_like, floating, sigma
 from cfg_jax.diffusion.schedules import Schedule
-from cfg_jax.sampling import grids
+from cfg_jax.sampling import arguments, grids
 from cfg_jax.sampling.fronts import sample
 from cfg_jax.sampling.solvers import DDIM
 
@@ -45,9 +45,9 @@ def invert(
     x: Float[Array, "batch ..."],
     cond: Condition = None,
     *,
-    schedule: Schedule,
-    steps: int,
-    grid: grids.Grid | None = None,
+    schedule: Schedule | str,
+    steps: Any,
+    grid: grids.Grid | str | None = None,
     exact: bool = False,
     tolerance: float = 1e-5,
     iterations: int = 100,
@@ -63,7 +63,7 @@ def invert(
       cond: The condition to invert under, a pytree of (batch, ...) arrays, or None.
       schedule: Gives the noise levels.
       steps: The number of steps, at least 1.
-      grid: `(schedule, steps) -> levels`; `schedule.grid(steps)` when None.
+      grid: `(schedule, steps) -> levels`; `schedule.grid(steps)`, as published, when None.
       exact: Solve every step for its z_λ, instead of taking ε̂ from the cleaner level. The explicit
         inverse calls the denoiser once a step, the exact one a few times more.
       tolerance: The exact inverse is done with a step when no entry of z_λ moves more than this.
@@ -85,15 +85,17 @@ def invert(
     >>> bool(found.error[0] < 1e-3)
     True
     """
+    given, x = x.dtype, floating(x)
     grid = grids.UniformU() if grid is None else grid
-    levels = jnp.asarray([*grid(schedule, steps)[:-1], jnp.inf], x.dtype)
+    _, known = arguments.walk(schedule, DDIM(), grid, steps, len(x), x.dtype)
+    levels = jnp.asarray([*known[:-1], jnp.inf], x.dtype)
 
     def back(z_next, ends):
         logsnr, logsnr_next = ends
         z = _explicit(denoiser, z_next, cond, logsnr=logsnr, logsnr_next=logsnr_next)
         if exact:
-            z = _solve(denoiser, z, z_next, cond, ends, tolerance, iterations)
-        return z, None
+            z = _solve(denoiser, z.astype(x.dtype), z_next, cond, ends, tolerance, iterations)
+        return z.astype(x.dtype), None
 
     z, _ = jax.lax.scan(back, x, (levels[:-1], levels[1:]), reverse=True)
     again = sample(
@@ -107,7 +109,8 @@ def invert(
         steps=steps,
         z=z,
     )
-    return Inversion(z, jnp.max(jnp.abs(x - again), axis=tuple(range(1, x.ndim))))
+    error = jnp.max(jnp.abs(x - again), axis=tuple(range(1, x.ndim)))
+    return Inversion(z.astype(given), error.astype(given))
 
 
 def _explicit(
@@ -142,8 +145,8 @@ def _solve(
     first = 1.0 / (alpha(logsnr) * alpha(logsnr_next) + sigma(logsnr) * sigma(logsnr_next))
 
     def residual(z):
-        x, eps = read(denoiser, z, logsnr, cond)
-        return z_next - (alpha(logsnr_next) * x + sigma(logsnr_next) * eps)
+        pair = read(denoiser, z, logsnr, cond)
+        return z_next - (alpha(logsnr_next) * pair.x + sigma(logsnr_next) * pair.eps)
 
     def dot(a, b):
         return jnp.sum(a * b, axis=tuple(range(1, z.ndim)), keepdims=True)
@@ -164,7 +167,9 @@ def _solve(
         change = dot(move, left - left_now)
         secant = jnp.abs(dot(move, move) / jnp.where(change == 0.0, 1.0, change))
         secant = jnp.clip(secant, 0.1 * first, 10.0 * first)
-        return count + 1, z, left_now, jnp.where(change == 0.0, rate, secant)
+        improved = (count + 1, z, left_now, jnp.where(change == 0.0, rate, secant))
+        return cast_like(improved, state)
 
     rate = jnp.full((len(z),) + (1,) * (z.ndim - 1), first, z.dtype)
-    return jax.lax.while_loop(unfinished, improve, (0, z, residual(z), rate))[1]
+    started = (jnp.int32(0), z, residual(z).astype(z.dtype), rate)
+    return jax.lax.while_loop(unfinished, improve, started)[1]

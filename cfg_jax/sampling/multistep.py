@@ -5,7 +5,7 @@ few, at the start, the polynomial is of lower degree; the last step, to λ' = �
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,12 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.denoiser import read
-from cfg_jax.diffusion.logsnr import alpha, floating, log_sigma, sigma
+from cfg_jax.diffusion.logsnr import alpha, expand, floating, log_sigma, root, sigma
 from cfg_jax.sampling.exponential import integral, moments
+from cfg_jax.sampling.solver import LONGEST, fresh
+
+_AHEAD = 3.0
+"""How many times as long as the last step a step may be that extrapolates earlier estimates."""
 
 
 class History(NamedTuple):
@@ -22,23 +26,24 @@ class History(NamedTuple):
 
     Attributes:
       x: x̂, (length, batch, ...).
-      logsnr: Their λ, (length,).
+      logsnr: Their λ, (length, batch).
       made: How many there have been.
     """
 
     x: Float[Array, "length ..."]
-    logsnr: Float[Array, " length"]
+    logsnr: Float[Array, "length batch"]
     made: Int[Array, ""]
 
     @classmethod
     def empty(cls, z: Float[Array, "..."], length: int) -> "History":
         """No estimates yet: zeros, at levels that differ from each other and from all others."""
         never = -1000.0 * (1.0 + jnp.arange(length, dtype=z.dtype))
-        return cls(jnp.zeros((length, *z.shape), z.dtype), never, jnp.zeros((), jnp.int32))
+        levels = jnp.broadcast_to(never[:, None], (length, len(z)))
+        return cls(jnp.zeros((length, *z.shape), z.dtype), levels, jnp.zeros((), jnp.int32))
 
     def add(self, x: Float[Array, "..."], logsnr: ArrayLike) -> "History":
         """With a new estimate first, the oldest dropped."""
-        level = jnp.asarray(logsnr, self.logsnr.dtype)
+        level = jnp.broadcast_to(jnp.asarray(logsnr, self.logsnr.dtype), self.logsnr.shape[1:])
         return History(
             jnp.concatenate([x[None].astype(self.x.dtype), self.x])[: len(self.x)],
             jnp.concatenate([level[None], self.logsnr])[: len(self.logsnr)],
@@ -58,7 +63,8 @@ class DPMSolverPP:
     (Lu et al. 2022b, "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic
     Models": η = 0 is Proposition 4.1, η = 1 its stochastic form, SDE-DPM-Solver++). Order 2 takes
     the integrand's line at the middle of the step, as their Algorithm 2 does; order 3 integrates
-    the parabola exactly.
+    the parabola exactly. (The published "3M" weighs the second difference by half, and so is
+    another method, less exact.)
 
     Attributes:
       order: 1, 2 or 3; static.
@@ -73,6 +79,8 @@ class DPMSolverPP:
     >>> jax.tree.leaves(solvers.DPMSolverPP(order=3, eta=1.0))
     [1.0]
     """
+
+    reads_eps: ClassVar[bool] = False
 
     order: int = dataclasses.field(default=2, metadata={"static": True})
     eta: ArrayLike = 0.0
@@ -95,11 +103,12 @@ class DPMSolverPP:
         if self.order == 2:
             m[1] = m[0] * kappa * h / 2.0
         nodes = [kappa * (level - logsnr) / 2.0 for level in state.logsnr]
-        drift = alpha(logsnr_next) * integral(m, nodes, list(state.x), _known(state, logsnr_next))
+        drift = integral(m, nodes, list(state.x), _known(state, logsnr_next))
         kept = _ratio(logsnr, logsnr_next) * jnp.exp(-(eta**2) * h)
-        fresh = sigma(logsnr_next) * jnp.sqrt(-jnp.expm1(-2.0 * eta**2 * h))
-        drawn = jax.lax.cond(eta > 0, noise, lambda: jnp.zeros_like(z))
-        return kept * z + drift + fresh * drawn, state
+        mean = expand(kept, z) * z + expand(alpha(logsnr_next), z) * drift
+        # 1 - e^(-2 η² h) = 2 η² h · mean of e^-t over [0, 2 η² h], smooth in η.
+        spread = eta * root(2.0 * h * _mean_decay(2.0 * eta**2 * h))
+        return mean + fresh(noise, sigma(logsnr_next) * spread), state
 
     def calls(self, steps):
         """One a step."""
@@ -126,7 +135,8 @@ class UniPC:
 
     The paper's coefficients solve R_p(h) a = φ_p(h) / B(h) and are multiplied by B(h). Solved
     whole, as here, they are the exact integrals of the interpolating polynomial and B(h) cancels;
-    it stays only where an implementation sets a_1 = 1/2 instead.
+    it stays only where an implementation sets a_1 = 1/2 instead. Published samplers do so, and take
+    the last steps with a lower order: their numbers are others.
 
     Attributes:
       order: p = 1, 2 or 3; static.
@@ -139,6 +149,8 @@ class UniPC:
     >>> solvers.UniPC(order=3).calls(10)
     10
     """
+
+    reads_eps: ClassVar[bool] = False
 
     order: int = dataclasses.field(default=2, metadata={"static": True})
     corrector: bool = dataclasses.field(default=True, metadata={"static": True})
@@ -174,14 +186,15 @@ class UniPC:
             [history.x[0], x, *history.x[1:]],
             1 + jnp.minimum(history.made, self.order),
         )
-        return _ratio(start, logsnr) * z + alpha(logsnr) * integrated
+        return expand(_ratio(start, logsnr), z) * z + expand(alpha(logsnr), z) * integrated
 
     def _predict(self, history: History, z, logsnr, logsnr_next):
         """UniP-p: on to λ'."""
         m = moments(_half_gap(logsnr, logsnr_next), self.order)
         nodes = [(level - logsnr) / 2.0 for level in history.logsnr]
         integrated = integral(m, nodes, list(history.x), _known(history, logsnr_next))
-        return _ratio(logsnr, logsnr_next) * z + alpha(logsnr_next) * integrated
+        kept, signal = _ratio(logsnr, logsnr_next), alpha(logsnr_next)
+        return expand(kept, z) * z + expand(signal, z) * integrated
 
 
 def _check_order(order: int) -> None:
@@ -189,16 +202,29 @@ def _check_order(order: int) -> None:
         raise ValueError(f"order must be 1, 2 or 3, got {order}")
 
 
-def _half_gap(logsnr: ArrayLike, logsnr_next: ArrayLike) -> Float[Array, ""]:
+def _mean_decay(t: Float[Array, "..."]) -> Float[Array, "..."]:
+    """(1 - e^-t) / t, 1 at t = 0, with its derivative."""
+    near = t < 1e-2
+    series = 1.0 - t / 2 * (1.0 - t / 3 * (1.0 - t / 4 * (1.0 - t / 5 * (1.0 - t / 6))))
+    far = jnp.where(near, 1.0, t)
+    return jnp.where(near, series, -jnp.expm1(-far) / far)
+
+
+def _half_gap(logsnr: ArrayLike, logsnr_next: ArrayLike) -> Float[Array, "..."]:
     """(λ' - λ) / 2, at most 100: beside 1, e^(-100) is 0 as e^(-∞) is, and powers stay finite."""
     return jnp.minimum(0.5 * (floating(logsnr_next) - logsnr), 100.0)
 
 
-def _ratio(logsnr: ArrayLike, logsnr_next: ArrayLike) -> Float[Array, ""]:
+def _ratio(logsnr: ArrayLike, logsnr_next: ArrayLike) -> Float[Array, "..."]:
     """σ' / σ, 0 at λ' = ∞."""
     return jnp.exp(log_sigma(logsnr_next) - log_sigma(logsnr))
 
 
-def _known(history: History, logsnr_next: ArrayLike) -> Int[Array, ""]:
-    """How many estimates a step may use: all there are, but the newest alone to λ' = ∞."""
-    return jnp.where(jnp.isposinf(floating(logsnr_next)), 1, history.made)
+def _known(history: History, logsnr_next: ArrayLike) -> Int[Array, "..."]:
+    """How many estimates a step may use: all there are, but the newest alone for a long step.
+
+    Long is a step above `LONGEST`, such as that to λ' = ∞, or above `_AHEAD` times the last one.
+    """
+    gap = floating(logsnr_next) - history.logsnr[0]
+    last = history.logsnr[0] - history.logsnr[min(1, len(history.logsnr) - 1)]
+    return jnp.where(gap > jnp.minimum(LONGEST, _AHEAD * last), 1, history.made)

@@ -28,11 +28,6 @@ __all__ = [
 ]
 
 SOLVERS: dict[str, type] = {
-    "ancestral": Ancestral,
-    "ddim": DDIM,
-    "euler": Euler,
-    "heun": Heun,
-    "dpmpp": DPMSolverPP,
-    "unipc": UniPC,
+    kind.__name__: kind for kind in (Ancestral, DDIM, Euler, Heun, DPMSolverPP, UniPC)
 }
-"""The solvers by the names that commands take."""
+"""The solvers by the names that recipes and commands use."""

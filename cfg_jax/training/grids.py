@@ -1,98 +1,103 @@
-"""The grid of samples that training draws now and then, from the moving average."""
+"""The page of samples that training draws now and then, from the moving average."""
 
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cfg_jax.data import Dataset
-from cfg_jax.data.images import enlarge, interleave, save_grid, to_uint8
-from cfg_jax.diffusion.denoiser import Denoiser
-from cfg_jax.networks import UNet
+from cfg_jax.data.images import interleave
+from cfg_jax.data.media import medium
+from cfg_jax.model import Model, of_blueprint
 from cfg_jax.runtime import processes
-from cfg_jax.sampling import sharded_sample
-from cfg_jax.training import conditions
-from cfg_jax.training import config as recipe
-from cfg_jax.training.guided import guided
+from cfg_jax.training.program import Program
 
 CLASSES, PER_CLASS = 10, 8
-"""At most so many classes, evenly chosen, a row each; without labels, as many images."""
+"""At most so many values that can be named, evenly chosen, a row each; without any, as many
+examples."""
 
 EXAMPLES = 24
-"""Images of the data that lend their conditions, where these are more than labels."""
+"""Examples of the data that lend their conditions, where these cannot be named."""
 
 
 class GridWriter:
     """Writes WORKDIR/samples/STEP.png: always the same noise, so that the eye sees the training.
 
-    For a network that is shown more than labels, the conditions are those of images of the data,
-    and these stand beside the samples: a row of what the network enlarges, if it does, one of
-    samples, one of the images themselves, and so on.
+    Where the condition cannot be named but only be lent, it is that of examples of the data, and
+    these stand beside the samples.
 
     Args:
-      config: The recipe: its schedule, and how to sample.
+      config: The recipe.
       workdir: The run's directory.
-      network: The U-Net.
+      program: What is trained, and the devices.
       data: What it is trained on.
-      mesh: The devices to sample on.
+
+    Raises:
+      ValueError: The objective trains a network that draws no samples.
     """
 
-    def __init__(self, config: ConfigDict, workdir: Path, network: UNet, data: Dataset, mesh: Mesh):
-        self._config, self._network, self._data, self._mesh = config, network, data, mesh
+    def __init__(self, config: ConfigDict, workdir: Path, program: Program, data: Dataset):
+        plan = program.blueprint
+        if getattr(plan.objective, "kind", None) is None:
+            raise ValueError(
+                f"config.train.sample_every must be 0: a network that learns "
+                f"{type(plan.objective).__name__} draws no samples"
+            )
+        self._seed, self._mesh = config.train.seed, program.mesh
+        self._plan, self._data = plan, data
         self._folder = workdir / "samples"
-        self._guided(lambda z, logsnr, cond: z)  # a mistake shows before training, not after
-
-    def _guided(self, denoiser: Denoiser) -> Denoiser:
-        config = self._config
-        return guided(config, denoiser, w=config.sample.w, null=recipe.null(config, self._network))
+        self._medium = medium(plan.facts)
+        self._model({}).guided()  # a mistake shows before training, not after
 
     def write(self, step: int, params: Any) -> Path:
-        """Samples with these parameters and writes the picture of the given step."""
-        if self._network.takes_more_than_labels:
-            page = self._beside_examples(params)
+        """Samples with these parameters and writes the page of the given step."""
+        model = self._model(params)
+        conditioners = model.conditioners
+        every = {name: made.every() for name, made in conditioners}
+        if all(values is not None for values in every.values()) and len(every) <= 1:
+            x = self._named(model, every)
         else:
-            page = self._by_class(params)
-        path = self._folder / f"{step}.png"
+            x = self._lent(model)
+        path = self._path(step)
         if processes.is_first():
             self._folder.mkdir(exist_ok=True)
-            save_grid(path, page, PER_CLASS)
+            self._medium.grid(path, self._medium.stored(x), PER_CLASS)
         return path
 
-    def _by_class(self, params: Any) -> np.ndarray:
-        classes = self._network.num_classes
-        if not classes:
-            return self._samples(params, {}, CLASSES * PER_CLASS)
-        chosen = np.linspace(0, classes - 1, min(CLASSES, classes)).round().astype(np.int32)
-        labels = np.repeat(chosen, PER_CLASS)
-        return self._samples(params, {"label": labels}, len(labels))
+    def complete(self, step: int, params: Any) -> None:
+        """Writes the page of a step that was saved, unless the run wrote it before it ended."""
+        if not self._path(step).exists():
+            self.write(step, params)
 
-    def _beside_examples(self, params: Any) -> np.ndarray:
+    def _path(self, step: int) -> Path:
+        return self._folder / f"{step}.png"
+
+    def _model(self, params: Any) -> Model:
+        return Model(**of_blueprint(self._plan, params))
+
+    def _named(self, model: Model, every: dict[str, Any]) -> np.ndarray:
+        """A row a value of the only entry; or without any, as many samples."""
+        for name, values in every.items():
+            places = np.linspace(0, len(values) - 1, min(CLASSES, len(values))).round().astype(int)
+            chosen = np.repeat(np.asarray(values)[places], PER_CLASS)
+            return self._samples(model, {name: chosen}, len(chosen))
+        return self._samples(model, {}, CLASSES * PER_CLASS)
+
+    def _lent(self, model: Model) -> np.ndarray:
+        """Samples under the conditions of examples, and under each row those."""
         source = self._data.source
         count = min(EXAMPLES, len(source))
         chosen = np.linspace(0, len(source) - 1, count).round().astype(int)
-        parts, images = conditions.of_examples(self._network, [source[int(i)] for i in chosen])
-        rows = [self._samples(params, parts, count), images]
-        if "small" in parts:
-            rows.insert(0, enlarge(to_uint8(parts["small"]), self._network.upscale))
+        examples = [source[int(i)] for i in chosen]
+        entries, x = model.lend(examples)
+        samples = self._samples(model, entries, count)
+        above = [made.drawn(entries[name], x) for name, made in model.conditioners]
+        rows = [*(rows for rows in above if rows is not None), samples, x]
         return interleave(rows, PER_CLASS)
 
-    def _samples(self, params: Any, parts: dict[str, Any], count: int) -> np.ndarray:
-        config, key = self._config, jax.random.key(self._config.train.seed)
-        arrays = {part: jnp.asarray(values) for part, values in parts.items()}
-        x = sharded_sample(
-            self._guided(jax.tree_util.Partial(self._network.apply, params)),
-            key,
-            conditions.assemble(config, self._network, key, arrays),
-            mesh=self._mesh,
-            shape=self._data.shape,
-            schedule=recipe.schedule(config),
-            solver=recipe.solver(config, self._network, params),
-            grid=recipe.grid(config),
-            steps=config.sample.steps,
-            batch=count,
-        )
-        return to_uint8(processes.fetch(x))
+    def _samples(self, model: Model, entries: dict[str, Any], count: int) -> np.ndarray:
+        key = jax.random.key(self._seed)
+        x = model.sample(key, entries, batch=count, mesh=self._mesh)
+        return np.asarray(processes.fetch(x))

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from cfg_jax.runtime import processes
+from cfg_jax.runtime.notes import note
 from cfg_jax.training.ledger import Ledger
 from cfg_jax.training.metrics import MetricsWriter
 from cfg_jax.training.step import Metrics
@@ -38,9 +39,10 @@ class Journal:
         if processes.is_first():
             writer = MetricsWriter(workdir, step=step, tensorboard=train.tensorboard)
             self._writer = self._stack.enter_context(writer)
-            before = writer.kept[-1]["seconds"] if writer.kept else {}
-            reached = writer.dropped[-1]["seconds"] if writer.dropped else before
-            ledger.take_over(before, lost=sum(reached.values()) - sum(before.values()))
+            if writer.damaged:
+                note(f"{writer.damaged} damaged lines of metrics.jsonl are left out")
+            kept = writer.kept[-1].get("seconds") if writer.kept else None
+            ledger.take_over(kept, writer.dropped[-1].get("seconds") if writer.dropped else kept)
         self._progress = tqdm(
             total=train.steps,
             initial=step,
@@ -86,9 +88,3 @@ class Journal:
     def restart_clock(self) -> None:
         """Leaves the time since the last row out of the images a second."""
         self._window.restart_clock()
-
-
-def note(line: str) -> None:
-    """Tells a person one line, beside the progress bar."""
-    if processes.is_first():
-        tqdm.write(line)

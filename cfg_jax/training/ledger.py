@@ -12,8 +12,10 @@ The time between an end and the next start is in none of them.
 """
 
 import contextlib
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 KINDS = ("start", "compile", "data", "step", "checkpoint", "sample", "lost")
 
@@ -25,11 +27,18 @@ class Ledger:
         self._spent = dict.fromkeys(KINDS, 0.0)
         self._since = time.perf_counter()
 
-    def take_over(self, before: dict[str, float], lost: float) -> None:
-        """Adds what earlier starts spent, and how much of it was in vain."""
+    def take_over(self, kept: Any, reached: Any) -> None:
+        """Adds what earlier starts spent, and how much of it was in vain.
+
+        Args:
+          kept: What the last row that stays says of the seconds spent, see `read`; anything that is
+            not such a table counts as nothing.
+          reached: What the last row of all says.
+        """
+        before = _seconds(kept)
         for kind, seconds in before.items():
             self._spent[kind] += seconds
-        self._spent["lost"] += lost
+        self._spent["lost"] += max(sum(_seconds(reached).values()) - sum(before.values()), 0.0)
 
     @contextlib.contextmanager
     def on(self, kind: str) -> Iterator[None]:
@@ -50,3 +59,13 @@ class Ledger:
         """Seconds by kind, up to now."""
         self.book("step")
         return {kind: round(seconds, 3) for kind, seconds in self._spent.items()}
+
+
+def _seconds(written: Any) -> dict[str, float]:
+    """Seconds by kind, as far as they can be understood."""
+    table = written if isinstance(written, Mapping) else {}
+    return {
+        kind: float(table[kind])
+        for kind in KINDS
+        if type(table.get(kind)) in (int, float) and math.isfinite(table[kind]) and table[kind] >= 0
+    }

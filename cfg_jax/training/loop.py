@@ -9,19 +9,20 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from cfg_jax.data import Dataset, batches, open_dataset
-from cfg_jax.networks import UNet
+from cfg_jax import recipe
+from cfg_jax.data import Dataset, batches
+from cfg_jax.recipe.description import Description, claim, flatten
+from cfg_jax.runtime import failures, locks, processes
 from cfg_jax.runtime import mesh as meshes
-from cfg_jax.runtime import processes
 from cfg_jax.runtime.checkpoints import Checkpoints
-from cfg_jax.training import config as recipe
+from cfg_jax.runtime.notes import note
 from cfg_jax.training.feed import Feed
 from cfg_jax.training.grids import GridWriter
-from cfg_jax.training.journal import Journal, note
+from cfg_jax.training.journal import Journal
 from cfg_jax.training.ledger import Ledger
-from cfg_jax.training.program import build
+from cfg_jax.training.program import Program, build
+from cfg_jax.training.state import State
 from cfg_jax.training.window import NonFiniteLossError
-from cfg_jax.training.workdir import Description, claim
 
 
 class StoppedError(RuntimeError):
@@ -48,47 +49,40 @@ def train(config: ConfigDict, workdir: Path) -> None:
 
     Raises:
       ValueError: The config, the data or the work directory do not fit, in one sentence.
-      NonFiniteLossError: Loss or gradient was not finite more often than the recipe allows; the
-        last good checkpoint is named.
+      NonFiniteLossError: Loss or gradient was not finite more often than the recipe allows.
       StalledDataError: No batch came for too long.
       StoppedError: SIGINT or SIGTERM came; a checkpoint was saved.
     """
     ledger = Ledger()
-    recipe.check(config)
-    mesh = meshes.device_mesh(config.mesh.fsdp)
-    data = open_dataset(config.data, split="train")
-    recipe.check_data(config, data.vector)
-    program = build(config, data.shape, data.num_classes, mesh)
-    description = Description(config, data.shape, data.class_names)
-    processes.agree("recipes or data", _identity(description, data))
-    processes.by_first(lambda: claim(workdir, description))
+    data, program = _opened(config)
     every, last = config.train, config.train.steps
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(locks.alone(workdir))
+        processes.by_first(lambda: claim(workdir, Description(config, data.facts)))
         checkpoints = Checkpoints(workdir, keep=every.keep, keep_every=every.keep_every)
         stack.enter_context(checkpoints)
-        start, state = checkpoints.restore_newest(program.state, report=note) or (0, None)
+        stopped = stack.enter_context(signals())
+        checkpoints.save_frozen(program.frozen._asdict())
+        grids = GridWriter(config, workdir, program, data) if every.sample_every else None
+        start, state = _resumed(program, checkpoints, grids, config)
         if start >= last:
             note(f"{workdir} is trained already, to step {start}")
             return
         state = program.start() if state is None else state
-        feed = Feed(stream(config, data, start), timeout=every.data_timeout, report=note)
-        stack.callback(feed.close)
+        feed = stack.enter_context(contextlib.closing(_feed(config, data, start)))
         journal = stack.enter_context(Journal(config, workdir, ledger, step=start))
-        grids = None
-        if isinstance(program.network, UNet):
-            grids = GridWriter(config, workdir, program.network, data, mesh)
-        stopped = stack.enter_context(signals())
+        frozen = jax.device_put(program.frozen, meshes.replicated(program.mesh))
         stack.enter_context(processes.together(lambda: f"they go on from {_good(checkpoints)}"))
         ledger.book("start")
-
+        if stopped:
+            _stop(stopped[0], checkpoints, start)
         for done in range(start + 1, last + 1):
             with ledger.on("data"):
-                batch = meshes.global_batch(next(feed), mesh)
+                batch = meshes.global_batch(next(feed), program.mesh)
             with ledger.on("compile" if done == start + 1 else "step"):
-                state, metrics = program.step(state, batch)
+                state, metrics = program.step(state, frozen, batch)
             journal.add(metrics)
-            # Looked at once a step: a signal may come at any line.
             stopping = stopped[0] if stopped else processes.preempted(done) and signal.SIGTERM
             saving = done % every.checkpoint_every == 0 or done == last or stopping
             if saving or done % every.log_every == 0:
@@ -97,16 +91,44 @@ def train(config: ConfigDict, workdir: Path) -> None:
                 with ledger.on("checkpoint"):
                     checkpoints.save(state, batch_size=every.batch_size)
             if stopping:
-                checkpoints.wait()
-                raise StoppedError(
-                    f"stopped by {stopping.name}; step {done} is saved: {checkpoints.path(done)}",
-                    stopping,
-                )
-            if grids and every.sample_every and (done % every.sample_every == 0 or done == last):
+                _stop(stopping, checkpoints, done)
+            if grids and (done % every.sample_every == 0 or done == last):
                 with ledger.on("sample"):
                     grids.write(done, state.ema[0])
                 journal.restart_clock()
         checkpoints.wait()
+
+
+def _opened(config: ConfigDict) -> tuple[Dataset, Program]:
+    """The data of a recipe and what it compiles to, alike in all processes."""
+    recipe.check(config)
+    data = recipe.make(config.data, "data", path="config.data").open("train")
+    mesh = meshes.fitting(config.train.batch_size, config.mesh.fsdp, config.train.accumulate)
+    program = build(config, data.facts, mesh)
+    processes.agree("recipes or data", _identity(Description(config, data.facts), data))
+    return data, program
+
+
+def _feed(config: ConfigDict, data: Dataset, start: int) -> Feed:
+    return Feed(stream(config, data, start), timeout=config.train.data_timeout, report=note)
+
+
+def _resumed(
+    program: Program, checkpoints: Checkpoints, grids: GridWriter | None, config: ConfigDict
+) -> tuple[int, State | None]:
+    """The newest good step and its state; a page that the run ended before is drawn."""
+    start, state = checkpoints.restore_newest(program.state, report=note) or (0, None)
+    every, last = config.train.sample_every, config.train.steps
+    if grids and state is not None and (start % every == 0 or start >= last):
+        grids.complete(start, state.ema[0])
+    return start, state
+
+
+def _stop(received: signal.Signals, checkpoints: Checkpoints, step: int) -> None:
+    """Raises StoppedError, with the step on disk."""
+    checkpoints.wait()
+    saved = f"step {step} is saved: {checkpoints.path(step)}" if step else "no step was made yet"
+    raise failures.agreed(StoppedError(f"stopped by {received.name}; {saved}", received))
 
 
 def stream(config: ConfigDict, data: Dataset, start: int) -> Any:
@@ -116,9 +138,6 @@ def stream(config: ConfigDict, data: Dataset, start: int) -> Any:
         batch_size=config.train.batch_size,
         seed=config.train.seed,
         start=start,
-        flip=config.data.flip,
-        skip_bad=config.data.skip_bad,
-        workers=config.data.workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -126,9 +145,10 @@ def stream(config: ConfigDict, data: Dataset, start: int) -> Any:
 
 def _identity(description: Description, data: Dataset) -> list[Any]:
     """What all processes must have in common."""
-    flat = recipe.flatten(description.config)
+    flat = flatten(description.config)
     own = {"data.dir", "data.workers"}
-    return [{k: v for k, v in flat.items() if k not in own}, *description[1:], len(data.source)]
+    shared = {name: value for name, value in flat.items() if name not in own}
+    return [shared, data.shape, data.class_names, len(data.source)]
 
 
 def _write_row(journal: Journal, checkpoints: Checkpoints) -> None:
@@ -150,6 +170,9 @@ def _good(checkpoints: Checkpoints) -> str:
 @contextlib.contextmanager
 def signals() -> Iterator[list[signal.Signals]]:
     """Collects SIGINT and SIGTERM instead of dying of them; a second one acts as it always did.
+
+    An exception in the middle of compiling, as Ctrl-C raises one, would break XLA's threads; a
+    signal may come at any line, and is looked at once a step.
 
     Of several processes none may stop alone: there SIGTERM is left to JAX, which has all of them
     agree on a step (`processes.preempted`), and SIGINT ends the process.

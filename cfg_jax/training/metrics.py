@@ -20,6 +20,7 @@ class MetricsWriter:
     Attributes:
       kept: The rows that stayed.
       dropped: Those that did not.
+      damaged: How many lines could not be read, and are gone.
 
     Raises:
       ValueError: TensorBoard events were asked for and tensorboardX is not installed.
@@ -27,7 +28,7 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, *, step: int, tensorboard: bool = False):
         path = workdir / "metrics.jsonl"
-        rows = read(path)
+        rows, self.damaged = _rows(path)
         self.kept = kept = [row for row in rows if row["step"] <= step]
         self.dropped = [row for row in rows if row["step"] > step]
         with atomic(path) as file:
@@ -54,14 +55,25 @@ class MetricsWriter:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file; a line that a crash cut off is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+    """The rows of a metrics file; lines that a crash cut off or a disk damaged are left out."""
+    return _rows(path)[0]
+
+
+def _rows(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The rows, and how many lines are none; a last one that was cut off is not counted."""
+    *lines, last = (path.read_bytes() if path.exists() else b"").split(b"\n")
+    found = [_row(line) for line in lines]
+    rows = [row for row in [*found, _row(last)] if row is not None]
+    return rows, found.count(None)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(row, dict) and type(row.get("step")) is int
+    return row if whole else None
 
 
 def _series(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

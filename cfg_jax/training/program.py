@@ -1,4 +1,4 @@
-"""What a config compiles to on a mesh: the first state, the step, and how their arrays lie.
+"""What a recipe compiles to on a mesh: the first state, the step, and how their arrays lie.
 
 The training loop runs it, a replay runs it again, and the planner compiles it for devices that are
 not there.
@@ -14,104 +14,119 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cfg_jax.networks import Encoder, UNet
+from cfg_jax import recipe
+from cfg_jax.blueprint import Blueprint, FrozenParameters, blueprint, profiles, ready
+from cfg_jax.parts import Facts
 from cfg_jax.runtime import mesh as meshes
-from cfg_jax.training import config as recipe
 from cfg_jax.training import state as states
 from cfg_jax.training import step as steps
 from cfg_jax.training.state import State
-from cfg_jax.training.step import Prepare, Step, make_step
+from cfg_jax.training.step import Frozen, Prepare, Step, make_step
 
 
 class Program(NamedTuple):
-    """A config's training on a mesh.
+    """A recipe's training on a mesh.
 
     Attributes:
-      network: What is trained: the U-Net or the encoder.
+      blueprint: The model that is trained.
       optimizer: Its optimiser.
       mesh: The devices.
-      prepare: (batch, steps made before) -> what the network is asked.
+      prepare: (frozen, batch, steps made before) -> what the network is asked.
       start: Makes the state before the first step, jitted.
-      step: (state, batch) -> (state, metrics), jitted, its state donated.
+      step: (state, frozen, batch) -> (state, metrics), jitted, its state donated.
       state: Shapes of a state, and how its arrays lie on the mesh.
-      batch: The same of a batch.
+      frozen: What the step reads and never changes, on the host.
+      batch: Shapes of a batch, and how its arrays lie on the mesh.
     """
 
-    network: UNet | Encoder
+    blueprint: Blueprint
     optimizer: optax.GradientTransformation
     mesh: Mesh
     prepare: Prepare
     start: Callable[[], State]
     step: Step
     state: State
+    frozen: Frozen
     batch: dict[str, jax.ShapeDtypeStruct]
 
 
-def build(config: ConfigDict, shape: tuple[int, ...], num_classes: int, mesh: Mesh) -> Program:
-    """Puts a config's training together; compiles nothing yet.
+def build(config: ConfigDict, facts: Facts, mesh: Mesh, frozen: Frozen | None = None) -> Program:
+    """Puts a recipe's training together; compiles nothing yet.
 
     Args:
       config: The recipe.
-      shape: One image's (height, width, channels).
-      num_classes: Of the data.
+      facts: What is known of the data.
       mesh: See `mesh.device_mesh`.
+      frozen: What the step reads and never changes; read from where the recipe says when None.
 
     Returns:
       The program.
 
     Raises:
-      ValueError: The devices do not divide the batch, or the network cannot take the images.
+      ValueError: The devices do not divide the batch, or the parts of the model do not fit each
+        other or the data.
     """
     train = config.train
     meshes.check_batch_size(train.batch_size, mesh, train.accumulate)
-    network, optimizer = recipe.trained(config, num_classes), recipe.optimizer(config)
-    averages = recipe.averages(config)
+    plan = blueprint(config, facts, frozen and FrozenParameters(*frozen[1:]))
+    optimizer = recipe.make(
+        config.optimiser, "optimiser", path="config.optimiser", train_steps=train.steps
+    )
+    averages = profiles(config)
 
     def start() -> State:
-        return states.init(network, optimizer, shape, train.seed, len(averages))
+        return states.init(plan.init, optimizer, train.seed, len(averages))
 
     shapes = jax.eval_shape(start)
     layout = meshes.shardings(shapes, mesh, config.mesh.rules, config.mesh.min_size)
-    whole, split = meshes.replicated(mesh), meshes.split(mesh)
-    prepare = functools.partial(
-        steps.prepare,
-        network=network,
-        schedule=recipe.schedule(config),
-        p_uncond=config.p_uncond,
-        seed=train.seed,
-        small_p_uncond=config.small.p_uncond,
-        small_logsnr_min=config.small.logsnr_min,
-    )
+    whole = meshes.replicated(mesh)
+    prepare = functools.partial(steps.prepare, blueprint=plan, seed=train.seed)
     # The network gets its parameters whole: left to itself, the compiler may split activations.
     step = make_step(
-        network,
+        plan.network,
         optimizer,
         prepare=prepare,
-        loss=recipe.loss(config),
-        schedule=recipe.schedule(config),
+        schedule=plan.schedule,
         averages=averages,
         accumulate=train.accumulate,
         gather=functools.partial(jax.lax.with_sharding_constraint, shardings=whole),
         scatter=functools.partial(jax.lax.with_sharding_constraint, shardings=layout.params),
     )
-    batch = {
-        "image": jax.ShapeDtypeStruct((train.batch_size, *shape), jnp.uint8, sharding=split),
-        "label": jax.ShapeDtypeStruct((train.batch_size,), jnp.int32, sharding=split),
-        "replaced": jax.ShapeDtypeStruct((train.batch_size,), jnp.int32, sharding=split),
-    }
-    if config.model.vector:
-        size = (train.batch_size, config.model.vector)
-        batch["vector"] = jax.ShapeDtypeStruct(size, jnp.float32, sharding=split)
-    return Program(
-        network,
+    program = Program(
+        plan,
         optimizer,
         mesh,
         prepare,
         jax.jit(start, out_shardings=layout),
         jax.jit(step, donate_argnums=0, out_shardings=(layout, whole)),
         _laid_out(shapes, layout),
-        batch,
+        Frozen(ready(plan.objective), *plan.frozen) if frozen is None else frozen,
+        _batch(facts, train.batch_size, meshes.split(mesh)),
     )
+    _check(program, whole)
+    return program
+
+
+def _check(program: Program, whole: Any) -> None:
+    """Raises ValueError where the parts do not fit together; jit remembers the trace."""
+    beside = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), sharding=whole),
+        program.frozen,
+    )
+    jax.eval_shape(program.step, program.state, beside, program.batch)
+
+
+def _batch(facts: Facts, size: int, place: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch."""
+    arrays = {
+        "x": jax.ShapeDtypeStruct(facts.shape, facts.dtype),
+        **facts.arrays,
+        "replaced": jax.ShapeDtypeStruct((), jnp.int32),
+    }
+    return {
+        name: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype, sharding=place)
+        for name, leaf in arrays.items()
+    }
 
 
 def _laid_out(shapes: Any, layout: Any) -> Any:

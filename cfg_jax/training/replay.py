@@ -4,24 +4,28 @@ Batches and noise are functions of (seed, step, example), so the steps from the 
 before it can be made again as they were, and nothing of the run changes.
 """
 
+import functools
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cfg_jax.data import open_dataset
-from cfg_jax.data.images import save_grid
+from cfg_jax import recipe
+from cfg_jax.blueprint import Blueprint
+from cfg_jax.data.media import Medium, medium
+from cfg_jax.diffusion import condition
+from cfg_jax.diffusion.condition import KEPT
+from cfg_jax.recipe.description import Description, claim, describe
 from cfg_jax.runtime import mesh as meshes
 from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.runtime.files import atomic
-from cfg_jax.training import config as recipe
 from cfg_jax.training.loop import stream
-from cfg_jax.training.program import build
-from cfg_jax.training.step import losses
-from cfg_jax.training.workdir import Description, claim, describe
+from cfg_jax.training.program import Program, build
+from cfg_jax.training.step import losses, setting
 
 
 class Replay(NamedTuple):
@@ -32,8 +36,8 @@ class Replay(NamedTuple):
       loss: The mean over its batch.
       grad_norm: Its gradient's global norm, before clipping.
       examples: A row an example, the greatest loss first: its place on the line of all batches, its
-        label, the λ it was drawn, whether its label was hidden, its loss.
-      picture: The images in that order.
+        label if it has one, the entries of its condition that were hidden, its λ, its loss.
+      picture: The examples in that order.
     """
 
     step: int
@@ -59,43 +63,31 @@ def replay(config: ConfigDict, workdir: Path, step: int) -> Replay:
     """
     if step < 1:
         raise ValueError(f"--replay-step must be at least 1; got {step}")
-    recipe.check(config)
     describe(workdir)
-    data = open_dataset(config.data, split="train")
-    recipe.check_data(config, data.vector)
-    claim(workdir, Description(config, data.shape, data.class_names))
-    mesh = meshes.device_mesh(config.mesh.fsdp)
-    program = build(config, data.shape, data.num_classes, mesh)
+    data = recipe.make(config.data, "data", path="config.data").open("train")
+    claim(workdir, Description(config, data.facts))
+    mesh = meshes.fitting(config.train.batch_size, config.mesh.fsdp, config.train.accumulate)
+    program = build(config, data.facts, mesh)
+    frozen = jax.device_put(program.frozen, meshes.replicated(mesh))
     with Checkpoints(workdir) as checkpoints:
         before = max((s for s in checkpoints.steps() if s < step), default=0)
         state = checkpoints.restore(before, program.state) if before else program.start()
     read = stream(config, data, before)
     try:
         for _ in range(before + 1, step):
-            state, _ = program.step(state, meshes.global_batch(next(read), mesh))
+            state, _ = program.step(state, frozen, meshes.global_batch(next(read), mesh))
         batch = meshes.global_batch(next(read), mesh)
     finally:
         read.close()
-
-    @jax.jit
-    def look(state, batch):
-        drawn = program.prepare(batch, state.step)
-        loss = recipe.loss(config)
-        return (
-            losses(program.network, state.params, drawn, loss),
-            drawn.draw.logsnr,
-            _label(drawn.draw.cond),
-        )
-
-    each, logsnr, shown = jax.device_get(look(state, batch))
-    images, labels = jax.device_get((batch["image"], batch["label"]))
-    _, metrics = program.step(state, batch)
+    each, logsnr, hidden = jax.device_get(_looked_at(program, state, frozen, batch))
+    _, metrics = program.step(state, frozen, batch)
     order = np.argsort(np.where(np.isfinite(each), -each, -np.inf), kind="stable")
+    labels = {name: np.asarray(batch[name]) for name in data.arrays if np.ndim(batch[name]) == 1}
     rows = [
         {
             "example": (step - 1) * config.train.batch_size + int(i),
-            "label": int(labels[i]),
-            "hidden": shown is not None and int(shown[i]) != int(labels[i]),
+            **{name: values[i].item() for name, values in labels.items()},
+            "hidden": [name for name, gone in hidden.items() if gone[i]],
             "logsnr": float(logsnr[i]),
             "loss": float(each[i]),
         }
@@ -109,32 +101,57 @@ def replay(config: ConfigDict, workdir: Path, step: int) -> Replay:
             rows,
             workdir / "replay" / f"{step}.png",
         ),
-        images[order],
+        np.asarray(batch["x"])[order],
+        medium(data.facts),
     )
+
+
+def _looked_at(program: Program, state: Any, frozen: Any, batch: Any) -> Any:
+    """Each example's loss, its λ, and by entries' names whether it was hidden."""
+
+    @jax.jit
+    def look(state, frozen, batch):
+        drawn = program.prepare(frozen, batch, state.step)
+        each = losses(program.blueprint.network, state.params, frozen.objective, drawn)
+        return each, drawn.draw.logsnr, hidden(program.blueprint, drawn.draw.cond)
+
+    return look(state, frozen, batch)
+
+
+def hidden(plan: Blueprint, cond: Any) -> dict[str, Any]:
+    """Which examples are shown the null of each entry that training hides."""
+    nulls = setting(plan).null
+
+    def gone(entry: Any, null: Any) -> Any:
+        none = condition.broadcast(null, entry)
+        same = [
+            (a == b).reshape(len(a), -1).all(1)
+            for a, b in zip(jax.tree.leaves(entry), jax.tree.leaves(none), strict=True)
+        ]
+        return functools.reduce(jnp.logical_and, same)
+
+    return {name: gone(cond[name], null) for name, null in nulls.items() if null is not KEPT}
 
 
 def table(found: Replay, most: int = 10) -> str:
     """What a person wants to see of it first."""
+    names = list(found.examples[0])
     lines = [
         f"step {found.step}: loss {found.loss:.6g}, norm of its gradient {found.grad_norm:.6g}",
-        f"{'example':>12} {'label':>6} {'hidden':>6} {'logsnr':>8} {'loss':>12}",
+        "".join(f"{name:>14}" for name in names),
     ]
-    lines += [
-        f"{row['example']:>12} {row['label']:>6} {'yes' if row['hidden'] else 'no':>6} "
-        f"{row['logsnr']:>8.2f} {row['loss']:>12.6g}"
-        for row in found.examples[:most]
-    ]
+    for row in found.examples[:most]:
+        cells = (
+            f"{v:.6g}" if isinstance(v, float) else ", ".join(v) if isinstance(v, list) else str(v)
+            for v in row.values()
+        )
+        lines.append("".join(f"{cell:>14}" for cell in cells))
     return "\n".join([*lines, f"all of them, in this order: {found.picture}"])
 
 
-def _label(cond: Any) -> Any:
-    """The labels that the network was shown; None where it takes none."""
-    return cond.get("label") if isinstance(cond, dict) else cond
-
-
-def _write(found: Replay, images: np.ndarray) -> Replay:
+def _write(found: Replay, x: np.ndarray, kind: Medium) -> Replay:
     found.picture.parent.mkdir(exist_ok=True)
-    save_grid(found.picture, images, 8)
+    kind.grid(found.picture, x, 8)
     with atomic(found.picture.with_suffix(".json")) as file:
         rows = {**found._asdict(), "picture": str(found.picture)}
         file.write(json.dumps(rows, indent=2).encode() + b"\n")

@@ -1,5 +1,6 @@
 """What training carries from step to step, and how it starts."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -7,11 +8,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from cfg_jax.networks import Encoder, UNet
-
 
 class State(NamedTuple):
-    """All that a checkpoint holds; a pytree.
+    """All that changes in training and that a checkpoint holds; a pytree.
 
     Attributes:
       step: The number of steps made.
@@ -29,24 +28,21 @@ class State(NamedTuple):
 
 
 def init(
-    network: UNet | Encoder,
+    params: Callable[[jax.Array], Any],
     optimizer: optax.GradientTransformation,
-    shape: tuple[int, ...],
     seed: int,
     averages: int = 1,
 ) -> State:
-    """The state before the first step, for images of the given shape.
+    """The state before the first step.
 
     Args:
-      network: The U-Net or the encoder.
+      params: Makes the network's variables of a key.
       optimizer: Its optimiser.
-      shape: One image's (height, width, channels).
       seed: Of the initial parameters.
       averages: How many moving averages there are.
     """
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), network.inputs(shape))
-    params = network.init(jax.random.key(seed), *zeros)
+    first = params(jax.random.key(seed))
     # Donated with the rest: the averages may not share the parameters' buffers.
-    ema = tuple(jax.tree.map(jnp.copy, params) for _ in range(averages))
+    ema = tuple(jax.tree.map(jnp.copy, first) for _ in range(averages))
     zero = jnp.zeros((), jnp.int32)
-    return State(zero, jnp.copy(zero), params, ema, optimizer.init(params))
+    return State(zero, jnp.copy(zero), first, ema, optimizer.init(first))

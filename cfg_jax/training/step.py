@@ -1,11 +1,12 @@
-"""One training step: draw λ, ε and nulls, ask the network, descend, average.
+"""One training step: draw what is random, ask the network, descend, average.
 
 Everything random is a function of (seed, step, example): the key is folded with the step here, and
-with the example's place in the global batch in `objective.draw`.
+with the example's place in the global batch in its own stream, see `diffusion.noise`.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,19 +14,32 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from cfg_jax.data.images import to_float
-from cfg_jax.diffusion import objective
-from cfg_jax.diffusion.condition import Noisy, augmented
-from cfg_jax.diffusion.objective import Draw
+from cfg_jax import conditions
+from cfg_jax.blueprint import Blueprint
+from cfg_jax.data.samples import to_float
+from cfg_jax.diffusion import noise
+from cfg_jax.diffusion.noise import Stream
 from cfg_jax.diffusion.schedules import Schedule
-from cfg_jax.networks import Encoder, UNet
-from cfg_jax.networks.unet import joined
-from cfg_jax.nn.layers import downsample
 from cfg_jax.optim.averages import Average, move
+from cfg_jax.parts import Ask, Objective, Setting, through
 from cfg_jax.training.state import State
 
 BINS = 10
 """The range of λ is split into so many equal parts, and the loss logged for each."""
+
+
+class Frozen(NamedTuple):
+    """What a step reads and never changes: neither donated, averaged, nor in the optimiser.
+
+    Attributes:
+      objective: The objective, a teacher's parameters among its leaves.
+      codec: The codec's parameters; {} without.
+      condition: The parameters of each conditioner that has some, by entries' names.
+    """
+
+    objective: Any
+    codec: Any
+    condition: Mapping[str, Any]
 
 
 class Metrics(NamedTuple):
@@ -52,120 +66,96 @@ class Drawn(NamedTuple):
     """A batch made ready for the network.
 
     Attributes:
-      x: Images in [-1, 1], (batch, height, width, channels).
-      draw: λ, ε and the conditions with nulls among them.
+      draw: What the objective drew: a pytree of (batch, ...) arrays.
       dropout: The key of the network's dropout.
     """
 
-    x: Float[Array, "batch height width channels"]
-    draw: Draw
+    draw: Any
     dropout: jax.Array
 
 
-Step = Callable[[State, dict[str, Array]], tuple[State, Metrics]]
+Step = Callable[[State, Frozen, dict[str, Array]], tuple[State, Metrics]]
 
-Loss = Callable[[Callable, Array, Draw], Array]
-"""(network, x, draw) -> (batch,), such as `objective.squared_error`."""
-
-Prepare = Callable[[dict[str, Array], Int[Array, ""]], Drawn]
-"""(batch, number of steps made before) -> what the network is asked."""
+Prepare = Callable[[Frozen, dict[str, Array], Int[Array, ""]], Drawn]
+"""(frozen, batch, number of steps made before) -> what the network is asked."""
 
 
 def prepare(
+    frozen: Frozen,
     batch: dict[str, Array],
     step: Int[Array, ""],
     *,
-    network: UNet | Encoder,
-    schedule: Schedule,
-    p_uncond: float,
+    blueprint: Blueprint,
     seed: int,
-    small_p_uncond: float = 0.0,
-    small_logsnr_min: float | None = None,
 ) -> Drawn:
-    """Draws all that is random in one step.
+    """Makes a batch ready: its condition, its z, and all that is random in one step.
 
     Args:
-      batch: {"image": uint8 (batch, height, width, channels), "label": int32 (batch,)}, and
-        "vector": float32 (batch, length) for a network that takes vectors.
+      frozen: The objective, and parameters that are not trained.
+      batch: {"x": (batch, ...), …} as the data yield it.
       step: The number of steps made before.
-      network: Tells what it takes, and what stands for none.
-      schedule: p(λ).
-      p_uncond: The probability that label and vector are hidden, together.
-      seed: Of everything random.
-      small_p_uncond: The probability that the small image is hidden, independently of that.
-      small_logsnr_min: For an augmented network: its small images are noised to λ ~ p(λ), cut off
-        below this.
+      blueprint: The model that is trained.
+      seed: Random seed.
     """
-    draw_key, dropout = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
-    x = to_float(batch["image"])
-    parts: dict[str, Any] = {part: batch[part] for part in network.takes if part != "small"}
-    if isinstance(network, UNet) and network.upscale:
-        small = downsample(x, network.upscale)
-        parts["small"] = _noised(draw_key, small, schedule, small_logsnr_min)
-    draw = objective.draw(
-        draw_key,
-        x,
-        _apart(parts),
-        schedule=schedule,
-        null=_apart(network.nulls(null_logsnr=schedule.logsnr_min)),
-        p_uncond={"told": p_uncond, "small": small_p_uncond},
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    x = to_float(batch["x"])
+    cond = conditions.read(blueprint.conditioners, frozen.condition, batch, x)
+    keys = noise.examples(key, jnp.arange(len(x)))
+    cond = conditions.shown(blueprint.conditioners, keys, cond, blueprint.schedule, training=True)
+    z = through(blueprint.codec, "encode", frozen.codec, x)
+    draw = frozen.objective.draw(key, z, cond, setting(blueprint))
+    return Drawn(draw, noise.stream(key, Stream.DROPOUT))
+
+
+def setting(blueprint: Blueprint) -> Setting:
+    """What the objective may draw from."""
+    made = blueprint.conditioners
+    return Setting(
+        blueprint.schedule,
+        conditions.hidden_null(made),
+        {name: conditioner.p_uncond for name, conditioner in made},
+        {name: conditioner.guided for name, conditioner in made},
     )
-    shown = joined({**draw.cond["told"], **draw.cond["small"]})
-    return Drawn(x, draw._replace(cond=shown), dropout)
 
 
-def _apart(parts: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The parts of a condition by how they are hidden: what is told together, the image alone."""
-    told = {part: value for part, value in parts.items() if part != "small"}
-    return {"told": told, "small": {"small": parts["small"]} if "small" in parts else {}}
+def asker(network: Any, params: Any, dropout: jax.Array) -> Ask:
+    """The network in training: `(z, logsnr, cond) -> prediction`, shown what it takes."""
+    takes = tuple(network.takes)
+    fields = inspect.signature(type(network).__call__).parameters
+    training = {"train": True} if "train" in fields else {}
+
+    def ask(z: Array, logsnr: Any, cond: Any) -> Any:
+        logsnr = jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1])
+        shown = {name: cond[name] for name in takes}
+        return network.apply(params, z, logsnr, shown, **training, rngs={"dropout": dropout})
+
+    return ask
 
 
-def _noised(
-    key: jax.Array, small: Array, schedule: Schedule, logsnr_min: float | None
-) -> Array | Noisy:
-    """The small images, each noised to a λ of its own where the network is augmented."""
-    if logsnr_min is None:
-        return small
-    index = jnp.arange(len(small))
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, _LEVELS), i))(index)
-    u = jax.vmap(jax.random.uniform)(keys) * schedule.u(logsnr_min)
-    return augmented(key, small, logsnr=schedule.logsnr(u), index=index)
-
-
-_LEVELS = 2**32 - 2
-"""Sets the keys of the small images' noise levels apart from those of examples."""
-
-
-def losses(
-    network: UNet | Encoder, params: Any, drawn: Drawn, loss: Loss
-) -> Float[Array, " batch"]:
+def losses(network: Any, params: Any, objective: Objective, drawn: Drawn) -> Float[Array, " batch"]:
     """Each example's training loss."""
-    rngs = {"dropout": drawn.dropout}
-    asked = functools.partial(network.apply, params, train=True, rngs=rngs)
-    return loss(asked, drawn.x, drawn.draw)
+    return objective.losses(asker(network, params, drawn.dropout), drawn.draw)
 
 
 def make_step(
-    network: UNet | Encoder,
+    network: Any,
     optimizer: optax.GradientTransformation,
     *,
     prepare: Prepare,
-    loss: Loss,
     schedule: Schedule,
     averages: Sequence[Average],
     accumulate: int = 1,
     gather: Callable[[Any], Any] = lambda params: params,
     scatter: Callable[[Any], Any] = lambda gradient: gradient,
 ) -> Step:
-    """The function (state, batch) -> (state, metrics), to be jitted.
+    """The function (state, frozen, batch) -> (state, metrics), to be jitted.
 
     A step whose loss or gradient is not finite changes nothing but the counts.
 
     Args:
-      network: The U-Net or the encoder.
+      network: What is trained.
       optimizer: Takes gradients to updates.
       prepare: Draws all that is random in a step, see the function of this name.
-      loss: What the network descends on.
       schedule: p(λ).
       averages: The parameters' moving averages.
       accumulate: In how many parts the gradient of a batch is computed, one after another.
@@ -176,9 +166,9 @@ def make_step(
       A step over batches as `prepare` takes them, and "replaced": int32 (batch,) in them.
     """
 
-    def gradient_of(params: Any, drawn: Drawn) -> tuple[Array, Any]:
+    def gradient_of(params: Any, objective: Objective, drawn: Drawn) -> tuple[Array, Any]:
         def mean(params):
-            each = losses(network, params, drawn, loss)
+            each = losses(network, params, objective, drawn)
             return each.mean(), each
 
         (_, each), gradient = jax.value_and_grad(mean, has_aux=True)(params)
@@ -187,13 +177,14 @@ def make_step(
     def zeros(params: Any) -> Any:
         return scatter(jax.tree.map(jnp.zeros_like, params))
 
-    def step(state: State, batch: dict[str, Array]) -> tuple[State, Metrics]:
-        drawn = prepare(batch, state.step)
+    def step(state: State, frozen: Frozen, batch: dict[str, Array]) -> tuple[State, Metrics]:
+        drawn = prepare(frozen, batch, state.step)
         params = gather(state.params)
+        descend = functools.partial(gradient_of, params, frozen.objective)
         if accumulate == 1:
-            each, gradient = gradient_of(params, drawn)
+            each, gradient = descend(drawn)
         else:
-            each, gradient = _in_parts(gradient_of, params, drawn, accumulate, zeros(params))
+            each, gradient = _in_parts(descend, drawn, accumulate, zeros(params))
         mean, norm = each.mean(), optax.tree.norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -208,7 +199,7 @@ def make_step(
             (state.params, state.ema, state.opt_state),
         )
         skipped = state.skipped + (~finite).astype(jnp.int32)
-        bins = _bins(drawn.draw.logsnr, each, schedule)
+        bins = _bins(getattr(drawn.draw, "logsnr", None), each, schedule)
         measured = Metrics(mean, norm, *bins, skipped, batch["replaced"].sum())
         return State(state.step + 1, skipped, *changed), measured
 
@@ -216,7 +207,7 @@ def make_step(
 
 
 def _in_parts(
-    gradient_of: Callable, params: Any, drawn: Drawn, parts: int, zeros: Any
+    descend: Callable[[Drawn], tuple[Array, Any]], drawn: Drawn, parts: int, zeros: Any
 ) -> tuple[Array, Any]:
     """Losses and mean gradient of a batch, computed in so many parts one after another.
 
@@ -224,21 +215,22 @@ def _in_parts(
     within its share of the batch.
     """
     apart = jax.tree.map(
-        lambda a: jnp.moveaxis(a.reshape(-1, parts, *a.shape[1:]), 1, 0), (drawn.x, drawn.draw)
+        lambda a: jnp.moveaxis(a.reshape(-1, parts, *a.shape[1:]), 1, 0), drawn.draw
     )
 
     def body(total, part):
-        x, draw, number = part
-        key = jax.random.fold_in(drawn.dropout, number)
-        each, gradient = gradient_of(params, Drawn(x, draw, key))
+        draw, number = part
+        each, gradient = descend(Drawn(draw, jax.random.fold_in(drawn.dropout, number)))
         return jax.tree.map(lambda t, g: t + g / parts, total, gradient), each
 
-    gradient, each = jax.lax.scan(body, zeros, (*apart, jnp.arange(parts)))
+    gradient, each = jax.lax.scan(body, zeros, (apart, jnp.arange(parts)))
     return jnp.moveaxis(each, 0, 1).reshape(-1), gradient
 
 
-def _bins(logsnr: Array, losses: Array, schedule: Schedule) -> tuple[Array, Array]:
-    """Sums and counts of the losses in equal parts of λ's range."""
+def _bins(logsnr: Array | None, losses: Array, schedule: Schedule) -> tuple[Array, Array]:
+    """Sums and counts of the losses in equal parts of λ's range; zeros where nothing has a λ."""
+    if logsnr is None:
+        return jnp.zeros(BINS), jnp.zeros(BINS, jnp.int32)
     width = (schedule.logsnr_max - schedule.logsnr_min) / BINS
     place = jnp.clip((logsnr - schedule.logsnr_min) / width, 0, BINS - 1).astype(jnp.int32)
     return (

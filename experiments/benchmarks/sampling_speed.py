@@ -28,144 +28,57 @@ throughput  Images a second up to the largest batch that fits, and what share th
 """
 
 import argparse
-import datetime
 import functools
-import importlib.metadata
 import json
 import math
-import os
-import platform
-import runpy
 import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from sampling_bench import (
+    CLOCKS,
+    NETWORKS,
+    SCHEDULE,
+    Bench,
+    Make,
+    Rows,
+    bench_of,
+    ratios,
+    surroundings,
+    table,
+    timed,
+)
+from sampling_throughput import by_batch
 from tqdm import tqdm
 
 import cfg_jax
-from cfg_jax import guidance, schedules, solvers
+from cfg_jax import grids, guidance, solvers
 from cfg_jax.diffusion.denoiser import Denoiser
+from cfg_jax.nn.fields import DTYPES
+from cfg_jax.parts import Condition
 from cfg_jax.runtime import files
-from cfg_jax.training import config as recipe
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-NETWORKS = {"digits": ("digits.py", (8, 8, 1), 10), "adm64": ("imagenet64.py", (64, 64, 3), 1000)}
-SCHEDULE = schedules.Cosine()
-SOLVERS = {"default": None, "ancestral": solvers.Ancestral(v=0.3), "ddim": solvers.DDIM()}
+SOLVERS = {
+    "default": {},
+    "ancestral": {"solver": solvers.Ancestral(v=0.3), "grid": grids.UniformU()},
+    "ddim": {"solver": solvers.DDIM(), "grid": grids.UniformU()},
+}
+"""Each solver on its grid, as arguments of `sample`."""
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 STEPS_TO_COMPILE, COMPILATIONS = (10, 50, 1000), 3
 
-CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
-
-Rows = list[dict[str, Any]]
-Make = Callable[[Denoiser, Denoiser], Denoiser]
-
-
-class Bench(NamedTuple):
-    """What every section is measured with.
-
-    Attributes:
-      network: The Flax module.
-      shape: One example's shape.
-      null: The null label, which is the number of classes.
-      batch: Images a call of `sample`; where the search for the largest batch begins.
-      steps: Steps, and with the solvers here calls of the denoiser.
-      rounds: Turns in which everything that is compared runs once.
-      limit: The largest batch that is tried.
-      clock: One of CLOCKS, for whatever is compared.
-    """
-
-    network: Any
-    shape: tuple[int, ...]
-    null: int
-    batch: int = 16
-    steps: int = 50
-    rounds: int = 7
-    limit: int = 4096
-    clock: str = "wall"
-
-    @property
-    def key(self):
-        """The same for everything."""
-        return jax.random.key(0)
-
-    @property
-    def labels(self):
-        """The classes in turn."""
-        return jnp.arange(self.batch) % self.null
-
-    def eps(self, seed: int = 0) -> Denoiser:
-        """The network with small random parameters everywhere: none is zero, all is finite."""
-        z = jnp.zeros((1, *self.shape))
-        shapes = jax.eval_shape(self.network.init, self.key, z, 0.0, jnp.zeros(1, jnp.int32))
-        rng = np.random.default_rng(seed)
-
-        def drawn(leaf):
-            return jnp.asarray(0.02 * rng.standard_normal(leaf.shape, np.float32), leaf.dtype)
-
-        return jax.tree_util.Partial(self.network.apply, jax.tree.map(drawn, shapes))
-
-    def guided(self) -> guidance.ClassifierFree:
-        """The network under classifier-free guidance."""
-        return guidance.classifier_free(self.eps(), w=1.0, null=self.null)
-
-    @property
-    def problem(self) -> dict[str, Any]:
-        """What `sample` is told."""
-        return {"shape": self.shape, "schedule": SCHEDULE, "steps": self.steps}
-
-    def sampler(self, denoiser: Denoiser, **named) -> Callable[[], jax.Array]:
-        """A call of `sample`, ready."""
-        return functools.partial(
-            cfg_jax.sample, denoiser, self.key, self.labels, **self.problem, **named
-        )
-
-
-def bench_of(name: str, dtype: str | None, **settings) -> Bench:
-    """The bench of a network by its name; dtype None is the recipe's own."""
-    file, shape, classes = NETWORKS[name]
-    config = runpy.run_path(str(CONFIGS / file))["get_config"]()
-    config.model.dtype = dtype or config.model.dtype
-    return Bench(recipe.network(config, classes), shape, classes, **settings)
-
-
-def seconds(run: Callable[[], Any], clock: str = "wall") -> float:
-    """The time of one call, to its end on the device."""
-    started = CLOCKS[clock]()
-    jax.block_until_ready(run())
-    return CLOCKS[clock]() - started
-
-
-def timed(
-    title: str, runs: dict[str, Callable], *, rounds: int, clock: str
-) -> dict[str, list[float]]:
-    """The times of each run in each round; every other round goes backwards."""
-    for run in tqdm(runs.values(), desc=f"{title}: compiling"):
-        jax.block_until_ready(run())
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for number in tqdm(range(rounds), desc=title):
-        for name in list(runs) if number % 2 else reversed(runs):
-            times[name].append(seconds(runs[name], clock))
-    return times
-
-
-def ratios(times: list[float], to: list[float]) -> list[float]:
-    """Those of every round."""
-    return [a / b for a, b in zip(times, to, strict=True)]
-
 
 @jax.jit
-def network_alone(denoiser: Denoiser, z, labels, levels):
+def network_alone(denoiser: Denoiser, z, cond, levels):
     """A call at each level, each fed the one before."""
 
     def body(z, logsnr):
-        return denoiser(z, logsnr, labels), None
+        return denoiser(z, logsnr, cond), None
 
     return jax.lax.scan(body, z, levels)[0]
 
@@ -175,8 +88,8 @@ def overhead(bench: Bench) -> Rows:
     guided = bench.guided()
     z = jax.random.normal(bench.key, (bench.batch, *bench.shape))
     levels = jnp.asarray(SCHEDULE.grid(bench.steps)[:-1], jnp.float32)
-    runs = {name: bench.sampler(guided, solver=solver) for name, solver in SOLVERS.items()}
-    runs["network"] = functools.partial(network_alone, guided, z, bench.labels, levels)
+    runs = {name: bench.sampler(guided, **named) for name, named in SOLVERS.items()}
+    runs["network"] = functools.partial(network_alone, guided, z, bench.cond, levels)
     times = timed("overhead", runs, rounds=3 * bench.rounds, clock=bench.clock)
     rows = []
     for name in SOLVERS:
@@ -215,16 +128,15 @@ def limited(guided: guidance.ClassifierFree, share: float, steps: int) -> Denois
     return guidance.interval(guided, low=bounds[first], high=bounds[first + inside])
 
 
-def methods(labels, null: int, steps: int) -> dict[str, Make]:
+def methods(cond: Condition, null: Condition, steps: int) -> dict[str, Make]:
     """Every guidance, made of a network and of a weak one, which only `autoguidance` asks."""
-    away = jnp.roll(labels, 1)
+    away, other = ({"label": jnp.roll(cond["label"], by)} for by in (1, 2))
 
     def free(network, weak):
         return guidance.classifier_free(network, w=1.0, null=null)
 
     def composed(network, weak):
-        others = [away, jnp.roll(labels, 2)]
-        return guidance.composed(network, conds=others, ws=[1.0, 1.0], null=null)
+        return guidance.composed(network, conds=[away, other], ws=[1.0, 1.0], null=null)
 
     return {
         "unguided": lambda network, weak: network,
@@ -264,7 +176,7 @@ def evaluations(make: Make, bench: Bench) -> dict[str, float]:
     def network(z, logsnr, cond):
         return halved(z)
 
-    bench.sampler(make(network, network), solver=solvers.DDIM())()
+    bench.sampler(make(network, network), **SOLVERS["ddim"])()
     jax.effects_barrier()
     counted: Counter[str] = Counter()
     for kind, batch in calls:
@@ -281,8 +193,7 @@ def compared(title: str, makes: dict[str, Make], to: str, bench: Bench) -> Rows:
     """
     network, weak = bench.eps(0), bench.eps(1)
     runs = {
-        name: bench.sampler(make(network, weak), solver=solvers.DDIM())
-        for name, make in makes.items()
+        name: bench.sampler(make(network, weak), **SOLVERS["ddim"]) for name, make in makes.items()
     }
     counts = {name: evaluations(make, bench) for name, make in makes.items()}
     times = timed(title, runs, rounds=bench.rounds, clock=bench.clock)
@@ -299,7 +210,7 @@ def compared(title: str, makes: dict[str, Make], to: str, bench: Bench) -> Rows:
 
 def by_method(bench: Bench) -> Rows:
     """Every guidance, relative to classifier-free guidance."""
-    makes = methods(bench.labels, bench.null, bench.steps)
+    makes = methods(bench.cond, bench.null, bench.steps)
     return compared("method", makes, "classifier_free", bench)
 
 
@@ -323,11 +234,11 @@ def compiled(bench: Bench, guided: Denoiser) -> dict[str, float]:
     """
     jax.clear_caches()
 
-    def run(denoiser, labels):
-        return cfg_jax.sample(denoiser, bench.key, labels, **bench.problem)
+    def run(denoiser, cond):
+        return cfg_jax.sample(denoiser, bench.key, cond, **bench.problem)
 
     started, worked = time.perf_counter(), time.process_time()
-    made = jax.jit(run).lower(guided, bench.labels).compile()
+    made = jax.jit(run).lower(guided, bench.cond).compile()
     finished, done = time.perf_counter(), time.process_time()
     memory = made.memory_analysis()
     held = ("temp", "argument", "output")
@@ -356,92 +267,6 @@ def by_steps(bench: Bench, steps: tuple[int, ...] = STEPS_TO_COMPILE) -> Rows:
     return rows
 
 
-def product_rate(dtype: Any, size: int, products: int = 16) -> float:
-    """The device's FLOP/s in products of two size × size matrices, one after another."""
-    scale = size**-0.5  # keeps the entries of every product about 1
-    a = scale * jax.random.normal(jax.random.key(0), (size, size))
-
-    @jax.jit
-    def run(x, a):
-        return jax.lax.fori_loop(0, products, lambda _, x: x @ a, x)
-
-    matrices = (a / scale).astype(dtype), a.astype(dtype)
-    times = [seconds(lambda: run(*matrices)) for _ in range(6)]
-    return products * 2.0 * size**3 / statistics.median(times[1:])
-
-
-def flops(bench: Bench, eps: Denoiser) -> float:
-    """Those of one evaluation for one image, as XLA counts them: without those on padding."""
-    z, label = jnp.zeros((1, *bench.shape)), jnp.zeros(1, jnp.int32)
-    call = jax.jit(lambda eps, z, label: eps(z, 0.0, label))
-    return call.lower(eps, z, label).cost_analysis()["flops"]
-
-
-def largest(fits: Callable[[int], bool], *, start: int, limit: int) -> int:
-    """The largest number that fits, to within a quarter: by doubling, then by halving the gap.
-
-    Returns 0 where not even 1 fits.
-    """
-    good, bad, size = 0, limit + 1, min(start, limit)
-    while bad - good > max(1, good // 4):
-        if fits(size):
-            good = size
-        else:
-            bad = size
-        size = min(2 * good, limit) if bad > limit else (good + bad) // 2
-    return good
-
-
-def unless_out_of_memory(run: Callable[[], Any]) -> float | None:
-    """The time of a second call, or None where the device has not enough memory for it."""
-    try:
-        jax.block_until_ready(run())
-        return seconds(run)
-    except jax.errors.JaxRuntimeError as error:
-        if not any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "ut of memory")):
-            raise
-        return None
-
-
-def by_batch(bench: Bench) -> Rows:
-    """Guided images a second for every batch tried on the way to the largest that fits.
-
-    A batch that does not fit has None. FLOPs are those of the network alone.
-
-    Raises:
-      ValueError: Not even one image fits.
-    """
-    guided = bench.guided()
-    size = 1024 if jax.default_backend() == "cpu" else 8192
-    rate = product_rate(bench.network.dtype, size)
-    work = flops(bench, guided.denoiser)
-    found: dict[int, float | None] = {}
-
-    with tqdm(desc="throughput", unit="batch") as progress:
-
-        def fits(batch):
-            taken = unless_out_of_memory(bench._replace(batch=batch).sampler(guided))
-            found[batch] = None if taken is None else 2 * bench.steps * batch / taken
-            told = "does not fit" if taken is None else f"{batch / taken:.4g} images a second"
-            progress.write(f"batch {batch}: {told}")
-            progress.update()
-            return taken is not None
-
-        if not largest(fits, start=bench.batch, limit=bench.limit):
-            raise ValueError("the device has not enough memory to sample one image")
-    return [
-        {
-            "batch": batch,
-            "images_a_second": calls and calls / (2 * bench.steps),
-            "evaluations_a_second": calls,
-            "tflops_a_second": calls and work * calls / 1e12,
-            "products_tflops_a_second": rate / 1e12,
-            "share_of_products": calls and work * calls / rate,
-        }
-        for batch, calls in sorted(found.items())
-    ]
-
-
 SECTIONS: dict[str, Callable[[Bench], Rows]] = {
     "overhead": overhead,
     "methods": by_method,
@@ -450,32 +275,6 @@ SECTIONS: dict[str, Callable[[Bench], Rows]] = {
     "throughput": by_batch,
 }
 USUAL = {"digits": ["overhead", "methods", "interval", "compile"], "adm64": ["throughput"]}
-
-
-def surroundings() -> dict[str, Any]:
-    """When, where and with what: the load tells who else was at work."""
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
-        "processors": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")},
-    }
-
-
-def table(rows: Rows) -> str:
-    """A Markdown table: a column a key, a line a row."""
-
-    def cell(value):
-        if value is None:
-            return "does not fit"
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-    lines = [[name.replace("_", " ") for name in rows[0]], ["---"] * len(rows[0])]
-    lines += [[cell(value) for value in row.values()] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def write(path: Path, text: str) -> None:
@@ -496,7 +295,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     usual = Bench._field_defaults
     parser.add_argument("--network", choices=NETWORKS, default="digits")
-    parser.add_argument("--dtype", choices=recipe.DTYPES, help="default: the recipe's own")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: the recipe's own")
     parser.add_argument(
         "--only", nargs="+", choices=SECTIONS, metavar="SECTION", help=", ".join(SECTIONS)
     )

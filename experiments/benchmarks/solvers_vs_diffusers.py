@@ -12,8 +12,8 @@ The problems are
 
 - 8-dimensional mixtures of 3 classes and 4 modes, whose ε is known exactly, and so is the end; or
 - with --workdir a trained network, whose end is that of 1,000 steps of the third order. Its x̂ is
-  clipped to [-1, 1], as `Run.sample` clips it, unless --unclipped is given: at the first level the
-  error of a network's ε counts 158 times in x̂, and nothing else keeps the flow near data. All
+  clipped to [-1, 1], as `Model.sample` clips it, unless --unclipped is given: at the first level
+  the error of a network's ε counts 158 times in x̂, and nothing else keeps the flow near data. All
   solvers are given the clipped ε.
 
 How far each end is from that of 1,000 steps of another solver on another grid is told with it.
@@ -30,7 +30,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -90,13 +90,13 @@ class Problem(NamedTuple):
 
     Attributes:
       guided: The guided denoiser.
-      cond: Its condition, (samples,).
+      cond: Its condition, (samples, ...).
       z: Noise at START, (samples, ...).
       end: The end of the flow, of z's shape.
     """
 
     guided: denoiser.Denoiser
-    cond: np.ndarray
+    cond: Any
     z: np.ndarray
     end: np.ndarray
 
@@ -144,13 +144,23 @@ def of_mixtures(w: float, *, seed: int, count: int, samples: int) -> list[Proble
 def of_network(
     w: float, *, seed: int, run: cfg_jax.Run, unclipped: bool, samples: int
 ) -> list[Problem]:
-    """A trained network, its classes in turn; the end by 1,000 steps of the third order."""
+    """A trained network, all its conditions in turn; the end by 1,000 steps of the third order."""
     free = guidance.classifier_free(run.denoiser, w=w, null=run.null)
     guided = free if unclipped else denoiser.clipped(free)
     z = np.random.default_rng(seed).normal(size=(samples, *run.shape))
-    problem = Problem(guided, np.arange(samples) % run.null, z, z)
+    values = {name: np.resize(made.every(), samples) for name, made in run.conditioners}
+    problem = Problem(guided, run.condition(values), z, z)
     fine = {"solver": solvers.DPMSolverPP(order=3), "grid": grids.UniformLogSNR()}
     return [problem._replace(end=ours(problem, 1000, **fine))]
+
+
+def check(run: cfg_jax.Run) -> None:
+    """Raises ValueError unless a run can be guided, and says all that it may be asked for."""
+    if not run.guidable:
+        raise ValueError(f"{run.workdir} is unconditional: there is nothing to guide")
+    for name, made in run.conditioners:
+        if made.every() is None:
+            raise ValueError(f"{run.workdir} takes {name}, whose values cannot be listed")
 
 
 def error(problems: list[Problem], samples: Callable[..., np.ndarray], *how, **named) -> float:
@@ -218,12 +228,11 @@ def main() -> None:
     else:
         try:
             run = cfg_jax.load(arguments.workdir)
+            check(run)
         except ValueError as wrong:
             parser.error(str(wrong))
-        if run.null is None:
-            parser.error(f"{arguments.workdir} is unconditional: there is nothing to guide")
         made = {"run": run, "unclipped": arguments.unclipped}
-        settings |= {"data": run.config.data.name, "training_steps": run.step}
+        settings |= {"data": run.config.data.kind, "training_steps": run.step}
         settings["unclipped"] = arguments.unclipped
     make = of_mixtures if arguments.workdir is None else of_network
     with jax.enable_x64(True):

@@ -44,11 +44,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import cfg_jax
-from cfg_jax import guidance, schedules, solvers
-from cfg_jax.data.images import tile, to_uint8
-from cfg_jax.training import config as recipe
+from cfg_jax import grids, guidance, recipe, schedules, solvers
+from cfg_jax.data.images import tile
+from cfg_jax.data.samples import to_uint8
 from cfg_jax.training.loop import train
 
+cfg_jax.use_cores()  # on a CPU: all of its cores; before anything asks JAX for its devices
 jax.devices()
 
 
@@ -66,8 +67,9 @@ def show(images, columns, title=""):
 # %% [markdown]
 # ## A model
 #
-# What is trained already in `runs/digits` is loaded; else a thousand steps train one, which takes
-# a minute or two on a CPU. The same call goes on where it stopped.
+# A recipe says which objects make a model and train it: `recipe.default()` is a whole one, of
+# digits with their labels. What is trained already in `runs/digits` is loaded; else a thousand
+# steps train one, which takes a minute or two on a CPU. The same call goes on where it stopped.
 
 # %%
 WORKDIR = Path("runs/digits")
@@ -75,32 +77,33 @@ STEPS = 1000
 
 if not WORKDIR.exists():
     config = recipe.default()
-    config.model.channels = 32
-    config.model.channel_mult = (1, 2)
-    config.model.blocks = 1
-    config.model.attention_resolutions = (4,)
-    config.model.head_channels = 32
-    config.optim.learning_rate = 1e-3
-    config.optim.warmup = 100
+    config.network.channels = 32
+    config.network.channel_mult = (1, 2)
+    config.network.blocks = 1
+    config.network.attention_resolutions = (4,)
+    config.network.head_channels = 32
+    config.optimiser.learning_rate = 1e-3
+    config.optimiser.warmup = 100
+    config.optimiser.decay = "cosine"
+    config.averages.ema.decay = 0.995
     config.train.steps = STEPS
     config.train.batch_size = 64
-    config.train.ema = (0.995,)
     config.train.sample_every = 0
-    config.sample.steps = 50
     train(config, WORKDIR)
 
-run = cfg_jax.load(WORKDIR)
-run.step, run.shape, run.class_names
+model = cfg_jax.load(WORKDIR)
+model, model.step, model.class_names
 
 # %% [markdown]
 # ## Samples
 #
-# The same key and number give the same image, in any batch. `w` is the guidance paper's strength:
-# 0 is none. (Other libraries count the scale s = 1 + w: `guidance.from_scale(s)`.)
+# What a network is asked for goes by name: here `label`. The same key and number give the same
+# image, in any batch. `w` is the guidance paper's strength: 0 is none. (Other libraries count the
+# scale s = 1 + w: `guidance.from_scale(s)`.)
 
 # %%
 labels = jnp.arange(10).repeat(4)
-show(run.sample(jax.random.key(0), labels, w=1.0, steps=50), 4, "w = 1")
+show(model.sample(jax.random.key(0), label=labels, w=1.0, steps=20), 10, "w = 1")
 
 # %% [markdown]
 # ## What w does
@@ -110,34 +113,34 @@ show(run.sample(jax.random.key(0), labels, w=1.0, steps=50), 4, "w = 1")
 
 # %%
 strengths = jnp.array([0.0, 0.3, 1.0, 4.0])
-digits = jnp.tile(jnp.array([3, 5, 8]), len(strengths))
-rows = [run.sample(jax.random.key(1), digits[:3], w=float(w), steps=50) for w in strengths]
-show(jnp.concatenate(rows), 3, "w = 0, 0.3, 1, 4 from the top")
+digits = jnp.array([3, 5, 8]).repeat(4)
+rows = [model.sample(jax.random.key(1), label=digits, w=w, steps=20) for w in strengths]
+show(jnp.concatenate(rows), len(digits), "w = 0, 0.3, 1, 4 from the top")
 
 # %% [markdown]
 # ## Under your own jit
 #
-# `sample` is a pure function. Parameters, labels, keys, `w` and the solver's knobs are traced:
-# changing them compiles nothing.
+# A model is a pytree of its parameters, and `cfg_jax.sample` is what `model.sample` is made of: it
+# takes any denoiser, here the guided network, its x̂ kept within [-1, 1], and any solver, here DDIM.
+# Parameters, labels, keys, `w` and the solver's knobs are traced: changing them compiles nothing.
 
 
 # %%
 @jax.jit
-def draw(params, key, labels, w):
-    denoiser = jax.tree_util.Partial(run.network.apply, params)
-    guided = guidance.classifier_free(denoiser, w=w, null=run.null)
+def draw(model, key, labels, w):
     return cfg_jax.sample(
-        guided,
+        model.guided(w),
         key,
-        labels,
-        shape=run.shape,
-        schedule=run.schedule,
+        model.condition(label=labels),
+        shape=model.shape,
+        schedule=model.schedule,
         solver=solvers.DDIM(),
+        grid=grids.UniformU(),
         steps=20,
     )
 
 
-show(draw(run.params, jax.random.key(2), jnp.arange(10), 2.0), 5, "DDIM, 20 steps, w = 2")
+show(draw(model, jax.random.key(2), jnp.arange(10).repeat(2), 2.0), 10, "DDIM, 20 steps, w = 2")
 
 # %% [markdown]
 # ## Your own ε

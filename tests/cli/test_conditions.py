@@ -10,9 +10,14 @@ from PIL import Image
 from recipes import tiny
 
 import cfg_jax
-from cfg_jax.data import open_dataset
-from cfg_jax.data.images import interleave, to_float, to_uint8
+from cfg_jax import recipe
+from cfg_jax.conditions import Vector
+from cfg_jax.data import Arrays
+from cfg_jax.data.images import interleave
+from cfg_jax.data.samples import to_float, to_uint8
 from cfg_jax.diffusion import condition
+from cfg_jax.diffusion.noise import Stream
+from cfg_jax.diffusion.process import forward
 from cfg_jax.training.loop import train
 
 KEY = jax.random.key(0)
@@ -27,23 +32,36 @@ def told(tmp_path_factory):
     vectors = rng.normal(size=(40, 2)).astype(np.float32)
     np.savez(folder / "data.npz", image=images, label=np.arange(40) % 2, vector=vectors)
     config = tiny()
-    config.data.name, config.data.path = "npz", str(folder / "data.npz")
-    config.model.vector, config.model.conditional = 2, False
-    config.optim.learning_rate = 0.1
+    config.data = recipe.node(Arrays, path=str(folder / "data.npz"))
+    config.condition.label = None
+    config.condition.vector = recipe.node(Vector, p_uncond=0.1)
+    config.optimiser.learning_rate = 0.1
     train(config, folder / "run")
     return folder / "run"
 
 
+def opened(workdir, split):
+    return recipe.make(cfg_jax.load(workdir).config.data, "data").open(split).source
+
+
 def held_out(workdir, count):
-    source = open_dataset(cfg_jax.load(workdir).config.data, split="test").source
+    source = opened(workdir, "test")
     return [source[i] for i in range(count)]
+
+
+def noised(small, logsnr, offset=0):
+    """Each image noised by noise of its own key, on the stream that augmentation has."""
+    keys = [jax.random.fold_in(KEY, offset + i) for i in range(len(small))]
+    folded = [jax.random.fold_in(key, int(Stream.AUGMENTATION)) for key in keys]
+    eps = jnp.stack([jax.random.normal(key, small.shape[1:]) for key in folded])
+    levels = jnp.full(len(small), logsnr)
+    return condition.Noisy(forward(small, eps, logsnr=levels), levels)
 
 
 def test_training_shows_what_it_enlarges_what_it_makes_and_what_was(upscaler):
     page = np.asarray(Image.open(upscaler / "samples" / "6.png"))
     above, _, below = (page[y : y + 32 : 4, 2:34:4].astype(float) for y in (2, 36, 70))
-    source = open_dataset(cfg_jax.load(upscaler).config.data, split="train").source
-    first = source[0]["image"][..., 0].astype(float)
+    first = opened(upscaler, "train")[0]["x"][..., 0].astype(float)
     small = first.reshape(4, 2, 4, 2).mean((1, 3)).repeat(2, 0).repeat(2, 1)
     assert np.abs(above - small).max() <= 1
     np.testing.assert_array_equal(below, first)
@@ -52,18 +70,21 @@ def test_training_shows_what_it_enlarges_what_it_makes_and_what_was(upscaler):
 def test_sampling_without_files_enlarges_held_out_images(command, upscaler, tmp_path):
     out = tmp_path / "x.npz"
     ask = ("sample", "--workdir", upscaler, "--labels", "3,1", "--per-label", 2, "--steps", 2)
-    code, _, err = command(*ask, "--small-logsnr", 2, "--w", 1, "--out", out)
+    code, _, err = command(*ask, "--condition.small.logsnr", 2, "--w", 1, "--out", out)
     assert code == 0, err
     run = cfg_jax.load(upscaler)
     examples = held_out(upscaler, 360)
     chosen = [[e for e in examples if e["label"] == n][i] for n in (3, 1) for i in (0, 1)]
-    images = np.stack([e["image"] for e in chosen])
+    images = np.stack([e["x"] for e in chosen])
     small = to_float(images).reshape(4, 4, 2, 4, 2, 1).mean((2, 4))
-    want = run.sample(KEY, [3, 3, 1, 1], small=small, small_logsnr=2.0, w=1.0, steps=2)
+    asked = {"label": [3, 3, 1, 1], "small": {"x": small, "logsnr": 2.0}}
+    want = run.sample(KEY, **asked, w=1.0, steps=2)
     with np.load(out) as arrays:
         np.testing.assert_array_equal(arrays["arr_1"], [3, 3, 1, 1])
         assert np.abs(arrays["arr_0"].astype(int) - to_uint8(want)).max() <= 1
-    code, _, err = command(*ask, "--small-logsnr", 2, "--w", 1, "--out", tmp_path / "x.png")
+    code, _, err = command(
+        *ask, "--condition.small.logsnr", 2, "--w", 1, "--out", tmp_path / "x.png"
+    )
     assert code == 0, err
     page = np.asarray(Image.open(tmp_path / "x.png"))
     tiles = page[2:, 2:].reshape(6, 34, 2, 34).swapaxes(1, 2).reshape(12, 34, 34)[:, :32:4, :32:4]
@@ -76,25 +97,27 @@ def test_a_sample_is_the_pieces_put_together(upscaler):
     run = cfg_jax.load(upscaler)
     small = np.random.default_rng(0).uniform(-1, 1, (3, 4, 4, 1)).astype(np.float32)
     labels = jnp.array([1, 2, 3])
-    seen = condition.augmented(KEY, jnp.asarray(small), logsnr=1.5, index=5 + jnp.arange(3))
-    for hides, null in (
-        (("label",), {"label": 10, "small": condition.KEPT}),
-        (("label", "small"), {"label": 10, "small": condition.Noisy(0.0, -20.0)}),
+    seen = noised(jnp.asarray(small), 1.5, offset=5)
+    for guided, null in (
+        (False, {"label": 10, "small": condition.KEPT}),
+        (True, {"label": 10, "small": condition.Noisy(0.0, -10.0)}),
     ):
-        run.config.guidance.hides = hides
-        guided = cfg_jax.guidance.classifier_free(run.denoiser, w=0.8, null=null)
+        config = recipe.copied(run.config)
+        config.condition.small.guided = guided
+        told = run.sampling_as(config)
         want = cfg_jax.sample(
-            cfg_jax.denoiser.clipped(guided),
+            cfg_jax.denoiser.clipped(
+                cfg_jax.guidance.classifier_free(run.denoiser, w=0.8, null=null)
+            ),
             KEY,
             {"label": labels, "small": seen},
             shape=run.shape,
             schedule=run.schedule,
-            solver=run.solver,
-            grid=cfg_jax.grids.UniformU(),
             steps=2,
             offset=5,
         )
-        got = run.sample(KEY, labels, small=small, small_logsnr=1.5, w=0.8, steps=2, offset=5)
+        asked = {"label": labels, "small": {"x": small, "logsnr": 1.5}}
+        got = told.sample(KEY, **asked, w=0.8, steps=2, offset=5)
         np.testing.assert_allclose(got, want, atol=1e-5)
 
 
@@ -135,33 +158,40 @@ def test_what_does_not_fit_is_told_in_one_line(refused, upscaler, told, trained,
     def sample(workdir, *flags):
         return refused("sample", "--workdir", workdir, "--out", out, *flags)
 
-    assert "takes no vectors: no --vectors" in sample(upscaler, "--vectors", file)
-    assert "vector of" in sample(told, "--vectors", file)
-    assert "must be (images, 2), got (2, 3)" in sample(told, "--vectors", file)
-    assert "enlarges no images: no --small" in sample(told, "--small", file)
-    assert "small_logsnr must lie in [0, 20], got -1.0" in sample(
-        upscaler, "--small", file, "--small-logsnr", -1
+    unknown = "Unknown command line flag"
+    assert f"{unknown} 'vectors'" in sample(upscaler, "--vectors", file)
+    assert "vector must be numbers of (batch, 2), got float64 of (2, 3)" in sample(
+        told, "--vectors", file
     )
-    assert "needs a network with model.upscale" in sample(trained, "--small-logsnr", 1)
-    assert "held-out images lend their conditions" in sample(trained, "--data-path", tmp_path)
-    assert "must name label, vector, small" in sample(upscaler, "--guidance.hides", "labels")
-    assert "no held-out image has label 10" in sample(upscaler, "--labels", "10")
+    assert f"{unknown} 'small'" in sample(told, "--small", file)
+    assert "small.logsnr must be at least logsnr_min, 0.0; got -1.0" in sample(
+        upscaler, "--small", file, "--condition.small.logsnr", -1
+    )
+    assert "no config field 'condition.small.logsnr'" in sample(
+        trained, "--condition.small.logsnr", 1
+    )
+    assert "no config field 'condition.small.guided'" in sample(
+        trained, "--condition.small.guided", "True"
+    )
+    assert "no config field 'condition.labels.guided'" in sample(
+        upscaler, "--condition.labels.guided", "True"
+    )
+    assert "config.data" in sample(trained, "--data-path", tmp_path)
+    assert "no held-out example has label 10" in sample(upscaler, "--labels", "10")
     np.savez(file, arr_0=small, arr_1=[1, 12])
-    assert "labels must lie in [0, 9], or be 10 for none; got 12" in sample(
+    assert "label must lie in [0, 9], or be 10 for none; got 12" in sample(
         upscaler, "--small", file
-    )
-    assert "needs a network trained with small.p_uncond" in sample(
-        trained, "--guidance.hides", "small"
     )
 
 
 def test_a_part_that_is_missing_is_named(upscaler, trained):
     run = cfg_jax.load(upscaler)
-    with pytest.raises(ValueError, match="needs small images"):
-        run.sample(KEY, [1], steps=2)
-    with pytest.raises(ValueError, match="takes no vectors"):
-        run.sample(KEY, [1], vector=jnp.ones((1, 2)), small=jnp.ones((1, 4, 4, 1)), steps=2)
-    with pytest.raises(ValueError, match="needs labels"):
+    with pytest.raises(ValueError, match="needs small="):
+        run.sample(KEY, label=[1], steps=2)
+    one = {"label": [1], "vector": jnp.ones((1, 2)), "small": jnp.ones((1, 4, 4, 1))}
+    with pytest.raises(ValueError, match="takes label, small; got vector"):
+        run.sample(KEY, **one, steps=2)
+    with pytest.raises(ValueError, match="needs label="):
         run.sample(KEY, small=jnp.ones((1, 4, 4, 1)), steps=2)
-    with pytest.raises(ValueError, match="small_logsnr is for a network trained with"):
-        cfg_jax.load(trained).sample(KEY, [1], small_logsnr=0.0, steps=2)
+    with pytest.raises(ValueError, match="takes label; got small"):
+        cfg_jax.load(trained).sample(KEY, label=[1], small=jnp.ones((1, 4, 4, 1)), steps=2)

@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 
 import cfg_jax
-from cfg_jax import evaluation
-from cfg_jax.data import open_dataset
+from cfg_jax import evaluation, recipe
+
+
+def both(run):
+    """The training and held-out data of a run."""
+    source = recipe.make(run.config.data, "data")
+    return source.open("train"), source.open("test")
 
 
 def test_the_report_holds_what_the_pieces_give(command, trained, tmp_path):
@@ -39,8 +44,10 @@ def test_the_report_holds_what_the_pieces_give(command, trained, tmp_path):
     assert set(report["rows"][0]) == {"w", "label_accuracy", "inception_score", "frechet_distance"}
     assert report["settings"]["guidance"] == "rescaled, phi=0.7"
     run = cfg_jax.load(trained)
-    run.config.guidance.name, run.config.guidance.phi = "rescaled", 0.7
-    train, held_out = (open_dataset(run.config.data, split=s) for s in ("train", "test"))
+    config = recipe.copied(run.config)
+    config.guidance = recipe.node("Rescaled", phi=0.7)
+    run = run.sampling_as(config)
+    train, held_out = both(run)
     classifier = evaluation.train_classifier(train, held_out, cache=trained / "evaluation")
     images, _ = evaluation.load_arrays(held_out)
     real = evaluation.moments(classifier.features_and_probabilities(images)[0])
@@ -65,8 +72,8 @@ def test_a_classifier_is_swept_over(command, trained, noisy, tmp_path):
     assert [row["classifier_scale"] for row in report["rows"]] == [0.0, 5.0]
     assert (report["settings"]["w"], report["settings"]["classifier"]) == (-1.0, str(noisy))
     assert "| classifier scale | label accuracy |" in printed
-    run, held = cfg_jax.load(trained), cfg_jax.load_noisy_classifier(noisy)
-    train, held_out = (open_dataset(run.config.data, split=s) for s in ("train", "test"))
+    run, held = cfg_jax.load(trained), cfg_jax.load(noisy)
+    train, held_out = both(run)
     scorer = evaluation.train_classifier(train, held_out, cache=trained / "evaluation")
     real = evaluation.moments(
         scorer.features_and_probabilities(evaluation.load_arrays(held_out)[0])[0]
@@ -85,13 +92,9 @@ def test_a_noisy_classifier_is_measured_at_each_noise_level(command, noisy, tmp_
     assert code == 0, err
     assert "| chance | 10." in printed
     report = json.loads((out / "report.json").read_text())
-    held = cfg_jax.load_noisy_classifier(noisy)
+    held = cfg_jax.load(noisy)
     levels, overall = evaluation.by_noise_level(
-        jax.tree_util.Partial(held.network.apply, held.params),
-        *evaluation.load_arrays(open_dataset(held.config.data, split="test")),
-        schedule=held.schedule,
-        samples=40,
-        seed=2,
+        held, *evaluation.load_arrays(both(held)[1]), samples=40, seed=2
     )
     assert len(report["levels"]) == len(levels) == 20
     assert report["levels"][15]["accuracy"] == levels[15].accuracy
@@ -109,10 +112,11 @@ def test_of_a_noisy_classifier_what_has_no_meaning_is_refused(refused, noisy):
         (["--w", "0,nan"], "nan"),
         (["--w", "a,b"], "--w takes numbers separated by commas"),
         (["--samples", "1"], "--samples must be at least 2"),
+        (["--seed", str(2**32)], "--seed must lie in [0, 4294967295]"),
         (["--solver", "rk4"], "got 'rk4'"),
-        (["--guidance", "zero_star", "--guidance.eta", "1"], "guidance.eta belongs to projected"),
-        (["--guidance", "composed", "--guidance.conds", "10,11"], "10 for none; got 11"),
-        (["--steps", "0"], "steps must be a whole number of at least 1"),
+        (["--guidance", "zero_star", "--guidance.eta", "1"], "no config field 'guidance.eta'"),
+        (["--guidance", "composed", "--guidance.conds", "(10,11)"], "10 for none; got 11"),
+        (["--steps", "0"], "config.sample.steps must lie in [1, "),
         (["--classifier-scale", "1,2"], "--classifier-scale needs --classifier"),
         (["--w", "0,1", "--classifier-scale", "1,2", "--classifier", "c"], "not both"),
     ],

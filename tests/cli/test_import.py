@@ -8,12 +8,13 @@ from PIL import Image
 from torch_files import Call, Global, save_zip
 
 import cfg_jax
-from cfg_jax import guidance, schedules, solvers
-from cfg_jax.data.images import to_float, to_uint8
+from cfg_jax import grids, guidance, schedules, solvers
+from cfg_jax.data.samples import to_float, to_uint8
 from cfg_jax.interop import guided_diffusion
 from cfg_jax.interop.guided_diffusion import ARCHITECTURES, Architecture
 from cfg_jax.networks import Encoder, UNet
-from cfg_jax.nn.layers import TimestepFeatures
+from cfg_jax.nn import TimestepFeatures
+from cfg_jax.parts import Beside, Classes
 
 LEVELS = {
     "channels": 32,
@@ -21,15 +22,20 @@ LEVELS = {
     "blocks": 1,
     "attention_resolutions": (),
     "head_channels": 32,
-    "num_classes": 5,
     "level_features": TimestepFeatures(schedule=schedules.CosineBeta(steps=1000)),
 }
-UNETS = {"null": False, "learned_variance": True}
+LABEL, SMALL = ("label", Classes(5)), ("small", Beside((4, 4, 3)))
+
+
+def unet(*inlets):
+    return UNet(**LEVELS, inlets=inlets, learned_variance=True)
+
+
 TINY = {
-    "tiny": Architecture(network=UNet(**LEVELS, **UNETS), side=8, legacy=False),
-    "tiny_upsampler": Architecture(network=UNet(**LEVELS, **UNETS, upscale=2), side=8),
-    "tiny_uncond": Architecture(network=UNet(**LEVELS | {"num_classes": 0}, **UNETS), side=8),
-    "tiny_classifier": Architecture(network=Encoder(**LEVELS), side=8),
+    "tiny": Architecture(network=unet(LABEL), side=8, legacy=False),
+    "tiny_upsampler": Architecture(network=unet(LABEL, SMALL), side=8),
+    "tiny_uncond": Architecture(network=unet(), side=8),
+    "tiny_classifier": Architecture(network=Encoder(**LEVELS, num_classes=5), side=8),
 }
 KEY = jax.random.key(0)
 
@@ -79,16 +85,18 @@ def test_an_imported_network_is_sampled_as_it_was_published(imported, command, t
     want = cfg_jax.sample(
         cfg_jax.denoiser.clipped(run.denoiser),
         KEY,
-        jnp.arange(5),
+        {"label": jnp.arange(5)},
         shape=(8, 8, 3),
         schedule=run.schedule,
-        solver=solvers.Ancestral(v=run.learned_variance),
+        solver=solvers.Ancestral(v=None),
+        grid=grids.UniformU(),
         steps=3,
     )
     with np.load(out) as arrays:
         np.testing.assert_array_equal(arrays["arr_1"], np.arange(5))
         assert np.abs(arrays["arr_0"].astype(int) - to_uint8(want)).max() <= 1
-    fixed = run.sample(KEY, [0], steps=3, solver=solvers.Ancestral(v=0.0))
+    on_grid = {"steps": 3, "grid": grids.UniformU()}
+    fixed = run.sample(KEY, [0], solver=solvers.Ancestral(v=0.0), **on_grid)
     assert np.abs(fixed - want[:1]).max() > 0.01
 
 
@@ -116,31 +124,31 @@ def test_an_upsampler_enlarges_the_images_of_a_file(imported, command, refused, 
     code, _, err = command(*ask, "--small", small)
     assert code == 0, err
     run = cfg_jax.load(workdir)
-    want = run.sample(KEY, [4, 0, 1], small=jnp.asarray(to_float(images)), steps=2)
+    want = run.sample(KEY, label=[4, 0, 1], small=to_float(images), steps=2)
     with np.load(out) as arrays:
         np.testing.assert_array_equal(arrays["arr_1"], [4, 0, 1])
         assert np.abs(arrays["arr_0"].astype(int) - to_uint8(want)).max() <= 1
-    assert "give --small" in refused(*ask)
-    assert "no --labels" in refused(*ask, "--small", small, "--labels", "1")
+    assert "give --labels and --small, or --data-path" in refused(*ask)
+    assert "files bring their own label" in refused(*ask, "--small", small, "--labels", "1")
     assert "cannot be read" in refused(*ask, "--small", workdir / "config.json")
     np.savez(small, images)
-    assert "holds no arr_1" in refused(*ask, "--small", small)
-    np.savez(small, images[:, :3], np.zeros(3))
+    assert "holds no label" in refused(*ask, "--small", small)
+    np.savez(small, images[:, :3], np.zeros(3, int))
     assert "must be uint8 images of (4, 4, 3)" in refused(*ask, "--small", small)
-    np.savez(small, images, np.zeros(2))
-    assert "a label for each image" in refused(*ask, "--small", small)
-    with pytest.raises(ValueError, match="needs small images"):
-        run.sample(KEY, [1])
+    np.savez(small, images, np.zeros(2, int))
+    assert "of the same number of examples" in refused(*ask, "--small", small)
+    with pytest.raises(ValueError, match="needs small="):
+        run.sample(KEY, label=[1])
 
 
 def test_a_classifier_guides_what_was_imported_with_it(imported):
     run = cfg_jax.load(imported("tiny"))
-    log_prob = cfg_jax.load_noisy_classifier(imported("tiny_classifier")).log_prob
+    log_prob = cfg_jax.load(imported("tiny_classifier")).log_prob
     assert log_prob.network == TINY["tiny_classifier"].network
     params = guided_diffusion.parameters(state("tiny_classifier"), TINY["tiny_classifier"])
     jax.tree.map(np.testing.assert_array_equal, log_prob.params, params)
-    solver = solvers.Ancestral(v=run.learned_variance, shift=guidance.ascent(log_prob, w=50.0))
-    want = run.sample(KEY, [3], steps=2, solver=solver)
+    solver = solvers.Ancestral(v=None, shift=guidance.ascent(log_prob, w=50.0))
+    want = run.sample(KEY, [3], steps=2, solver=solver, grid=grids.UniformU())
     strong = {"classifier": log_prob, "classifier_scale": 50.0, "classifier_form": "mean"}
     np.testing.assert_allclose(run.sample(KEY, [3], steps=2, **strong), want, atol=1e-5)
     assert np.abs(run.sample(KEY, [3], steps=2) - want).max() > 1e-3
@@ -149,9 +157,9 @@ def test_a_classifier_guides_what_was_imported_with_it(imported):
 def test_what_a_network_cannot_do_is_refused(imported, refused, tmp_path):
     workdir, out = imported("tiny"), tmp_path / "x.png"
     ask = ("sample", "--workdir", workdir, "--out", out, "--steps", 2)
-    assert "without a label for none: w must be 0, got 1.0" in refused(*ask, "--w", 1)
-    assert "labels must lie in [0, 4]; got 5" in refused(*ask, "--labels", 5)
-    assert "enlarges no images" in refused(*ask, "--small", "x.npz")
+    assert "nothing that guidance could hide: w must be 0, got 1.0" in refused(*ask, "--w", 1)
+    assert "label must lie in [0, 4]; got 5" in refused(*ask, "--labels", 5)
+    assert "Unknown command line flag 'small'" in refused(*ask, "--small", "x.npz")
     nothing = cfg_jax.load(imported("tiny_uncond"))
     assert nothing.sample(KEY, batch=2, steps=2).shape == (2, 8, 8, 3)
 

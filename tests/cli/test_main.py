@@ -22,7 +22,12 @@ def test_every_command_has_help(command, name):
 
 def test_help_lists_the_fields_of_a_config(command):
     _, out, _ = command("train", "--help")
-    for field in ("train.batch_size", "data.path", "schedule.logsnr_min", "p_uncond"):
+    for field in (
+        "train.batch_size",
+        "data.dir",
+        "schedule.logsnr_min",
+        "condition.label.p_uncond",
+    ):
         assert field in out
 
 
@@ -35,7 +40,7 @@ def test_an_unknown_command_is_refused(refused):
     [
         (["train", "--wrokdir", "x"], "Did you mean"),
         (["train", "extra"], "unexpected argument 'extra'"),
-        (["sample", "--steps", "many"], "many"),
+        (["sample", "--seed", "many"], "many"),
     ],
 )
 def test_wrong_flags_are_refused(refused, argv, message):

@@ -10,6 +10,8 @@ from cfg_jax.planning import topology
 from cfg_jax.planning.chips import CHIPS
 from cfg_jax.planning.topology import Topology
 
+NOTHING = ("--config.data=Catalogue", "--config.data.name=nothing")
+
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
@@ -36,14 +38,23 @@ def test_a_plan_is_printed_and_written(command, chips, config, tmp_path):
     assert "## Training: it fits" in printed
     assert "## Sampling: it fits" in printed
     assert f"{CHIPS['v6e'].flops / 1e12:g} TFLOP/s" in printed
-    assert "images of 8×8×1, 10 classes" in printed
+    assert "8×8×1, 10 classes" in printed
     assert "compiling the training step at batch 16 for v6e:2x4" in err
     written = out.read_text()
     assert written.startswith(printed.removesuffix("\n"))
     assert shlex.split(written.splitlines()[-1])[3:] == [str(a) for a in argv]
 
     # Compiled once; and the data need not be looked at.
-    again = ["--config.data.name=nothing", "--shape", "8,8,1", "--classes", "10", "--samples", "0"]
+    again = [
+        "--config.data=Catalogue",
+        "--config.data.name=nothing",
+        "--shape",
+        "8,8,1",
+        "--classes",
+        "10",
+        "--samples",
+        "0",
+    ]
     code, printed, err = command(*argv[:-2], *again)
     assert (code, err) == (0, "")
     assert "## Sampling" not in printed
@@ -59,7 +70,10 @@ def test_a_plan_is_printed_and_written(command, chips, config, tmp_path):
         (["--topology", "v9:4x4"], "with a chip of v4, v5e, v5p, v6e, such as"),
         (["--topology", "v5e:16"], "a slice of v5e is v5e:AxB"),
         ([], "give --topology"),
-        (["--topology", "v5e:2x4", "--shape", "64,64"], "--shape takes HEIGHT,WIDTH,CHANNELS"),
+        (
+            ["--topology", "v5e:2x4", "--shape", "64"],
+            "--shape takes one example's sides and channels",
+        ),
         (["--topology", "v5e:2x4", "--classes", "-1"], "--classes must be at least 0"),
         (["--topology", "v5e:2x4", "--samples", "-1"], "--samples must be at least 0"),
         (["--topology", "v5e:2x4", "--fsdp", "3"], "mesh.fsdp"),
@@ -71,8 +85,8 @@ def test_a_plan_is_printed_and_written(command, chips, config, tmp_path):
             ["--topology", "v5e:2x4", "--config.mesh.fsdp=3"],
             "mesh.fsdp must divide the number of devices, 8; got 3",
         ),
-        (["--topology", "v5e:2x4", "--config.data.name=tfds:nothing"], "names no dataset"),
-        (["--topology", "v5e:2x4", "--config.model.channel_mult=(1,1,1,1,1)"], "got 8×8"),
+        (["--topology", "v5e:2x4", *NOTHING], "names no dataset"),
+        (["--topology", "v5e:2x4", "--config.network.channel_mult=(1,1,1,1,1)"], "got 8×8"),
     ],
 )
 def test_mistakes_are_refused(refused, chips, config, extra, message):

@@ -26,7 +26,7 @@ def folder(tmp_path, path):
     return (
         "--config",
         write(tmp_path),
-        "--config.data.name=folder",
+        "--config.data=Folder",
         f"--config.data.path={path}",
         "--config.data.image_size=8",
     )
@@ -54,8 +54,8 @@ def test_unreadable_files_are_named_and_skipped_only_when_asked(
     assert sum(int(line.split()[1]) for line in printed.strip().splitlines()) == 29
 
 
-def test_a_folder_without_class_folders_is_refused(refused, tmp_path, pictures):
-    assert "in no class folder" in refused(
+def test_a_folder_without_class_folders_has_no_labels_to_learn(refused, tmp_path, pictures):
+    assert "label is a Label, and the data have no classes" in refused(
         "train", *folder(tmp_path, pictures / "cat"), "--workdir", tmp_path / "run"
     )
 
@@ -71,8 +71,8 @@ def test_cifar_from_a_zip_trains_goes_on_and_samples(command, tmp_path):
         *folder(tmp_path, few)[:-1],
         "--workdir",
         tmp_path / "run",
-        "--config.model.channels=4",
-        "--config.model.head_channels=4",
+        "--config.network.channels=4",
+        "--config.network.head_channels=4",
     )
     for steps in (2, 4):
         code, _, err = command("train", *common, f"--config.train.steps={steps}")

@@ -11,7 +11,7 @@ from recipes import tiny
 
 import cfg_jax
 from cfg_jax import guidance, solvers
-from cfg_jax.data.images import to_uint8
+from cfg_jax.data.samples import to_uint8
 from cfg_jax.training.loop import train
 
 
@@ -25,7 +25,7 @@ def test_arrays_are_what_python_samples(command, trained, tmp_path):
         *sample(trained, out, "--labels", "2,5-6", "--per-label", 3, "--w", 1.5, "--steps", 3),
         "--solver",
         "ddim",
-        "--eta",
+        "--solver.eta",
         0.5,
         "--seed",
         4,
@@ -33,7 +33,7 @@ def test_arrays_are_what_python_samples(command, trained, tmp_path):
         8,
     )
     assert code == 0, err
-    assert "9 images" in printed
+    assert "9 pictures" in printed
     with np.load(out) as arrays:
         images, labels = arrays["arr_0"], arrays["arr_1"]
     np.testing.assert_array_equal(labels, [2, 2, 2, 5, 5, 5, 6, 6, 6])
@@ -53,11 +53,11 @@ def test_a_guidance_by_name_is_the_one_made_in_python(command, trained, tmp_path
     )
     assert code == 0, err
     run = cfg_jax.load(trained)
-    denoiser = guidance.rescaled(run.denoiser, w=2.0, null=10, phi=0.4)
+    denoiser = guidance.rescaled(run.denoiser, w=2.0, null={"label": 10}, phi=0.4)
     want = cfg_jax.sample(
         cfg_jax.denoiser.clipped(guidance.interval(denoiser, low=-3.0)),
         jax.random.key(0),
-        jax.numpy.arange(10),
+        {"label": jax.numpy.arange(10)},
         shape=run.shape,
         schedule=run.schedule,
         solver=solvers.DDIM(),
@@ -70,24 +70,29 @@ def test_a_guidance_by_name_is_the_one_made_in_python(command, trained, tmp_path
 def test_a_classifier_guides_as_in_python(command, trained, noisy, tmp_path):
     out = tmp_path / "samples.npz"
     flags = ("--labels", "0-4", "--per-label", 1, "--classifier", noisy, "--classifier-scale", 3)
-    more = ("--classifier-form", "mean", "--w", -1, "--steps", 3)
-    assert command(*sample(trained, out, *flags, *more))[0] == 0
-    run, held = cfg_jax.load(trained), cfg_jax.load_noisy_classifier(noisy)
+    more = ("--classifier-form", "mean", "--w", -1, "--steps", 3, "--solver", "ancestral")
+    code, _, err = command(*sample(trained, out, *flags, *more, "--solver.v", 0.3))
+    assert code == 0, err
+    run, held = cfg_jax.load(trained), cfg_jax.load(noisy)
     by = {"classifier": held.log_prob, "classifier_scale": 3.0, "classifier_form": "mean"}
-    want = run.sample(jax.random.key(0), range(5), w=-1.0, steps=3, **by)
+    asked = {"w": -1.0, "steps": 3, "solver": solvers.Ancestral(v=0.3)}
+    want = run.sample(jax.random.key(0), range(5), **asked, **by)
     with np.load(out) as arrays:
         assert np.abs(arrays["arr_0"].astype(int) - to_uint8(want)).max() <= 1
-    plain = run.sample(jax.random.key(0), range(5), w=-1.0, steps=3)
+    plain = run.sample(jax.random.key(0), range(5), **asked)
     assert np.abs(to_uint8(want).astype(int) - to_uint8(plain)).max() > 1
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--labels", "10"], "labels must lie in [0, 9]; got 10"),
+        (["--labels", "10"], "label must lie in [0, 9] beside a classifier; got 10"),
         (["--classifier-form", "x"], "classifier_form must be one of eps, mean; got 'x'"),
-        (["--classifier-form", "mean", "--solver", "ddim"], "mean of ancestral, no other solver"),
-        (["--classifier-form", "mean", "--guidance.low", "1"], "do not limit classifier_form mean"),
+        (["--classifier-form", "mean", "--solver", "ddim"], "mean of Ancestral, no other solver"),
+        (
+            ["--classifier-form", "mean", "--solver", "ancestral", "--guidance.low", "1"],
+            "do not limit classifier_form mean",
+        ),
         (["--classifier-scale", "nan"], "classifier-scale must be finite"),
     ],
 )
@@ -102,12 +107,12 @@ def test_beside_an_unconditional_model_a_classifier_alone_takes_labels(
     refused, command, noisy, tmp_path
 ):
     config = tiny()
-    config.model.conditional = False
+    config.condition.label = None
     config.train.steps = 1
     train(config, tmp_path / "run")
     argv = sample(tmp_path / "run", tmp_path / "x.npz", "--steps", 2, "--per-label", 1)
-    assert "takes no --labels" in refused(*argv, "--labels", "3")
-    assert "takes no --w" in refused(*argv, "--classifier", noisy, "--w", 1)
+    assert "Unknown command line flag 'labels'" in refused(*argv, "--labels", "3")
+    assert "nothing that guidance could hide" in refused(*argv, "--classifier", noisy, "--w", 1)
     assert command(*argv, "--classifier", noisy, "--labels", "3-5")[0] == 0
     with np.load(tmp_path / "x.npz") as arrays:
         np.testing.assert_array_equal(arrays["arr_1"], [3, 4, 5])
@@ -126,13 +131,13 @@ def test_outside_its_interval_guidance_costs_nothing(command, trained, tmp_path,
     """The U-Net of batch 20 (both halves) acts inside the interval, that of batch 10 outside."""
     from cfg_jax.networks import UNet
 
-    traced, original = [], UNet._embed
+    traced, original = [], UNet.__call__
 
-    def watching(self, logsnr, cond):
-        traced.append(len(logsnr))
-        return original(self, logsnr, cond)
+    def watching(self, z, *args, **kwargs):
+        traced.append(len(z))
+        return original(self, z, *args, **kwargs)
 
-    monkeypatch.setattr(UNet, "_embed", watching)
+    monkeypatch.setattr(UNet, "__call__", watching)
     argv = sample(trained, tmp_path / "x.png", "--per-label", 1, "--steps", 5)
     assert command(*argv, "--guidance.low", -2, "--guidance.high", 2)[0] == 0
     per_device = {len_ for len_ in traced if len_ != 1}
@@ -151,7 +156,7 @@ def test_an_interrupted_job_does_not_go_on_under_another_guidance(
     monkeypatch.setattr(bulk, "full_batches", interrupted)
     assert command(*argv)[0] == 130
     line = refused(*argv, "--guidance", "projected")
-    assert "guidance.name: classifier_free -> projected" in line
+    assert "guidance.kind: ClassifierFree -> Projected" in line
 
 
 def test_a_picture_has_a_row_a_label(command, trained, tmp_path):
@@ -182,10 +187,21 @@ def test_several_processes_share_the_images_out(command, trained, tmp_path):
     assert not parts.exists()
 
 
-def test_interrupted_it_goes_on(command, trained, tmp_path, monkeypatch):
-    from cfg_jax.run import Run
+def test_two_processes_with_different_flags_refuse_to_start(trained, tmp_path):
+    flags = ("--labels", "0-3", "--per-label", 6, "--batch", 4, "--steps", 3)
+    ask = sample(trained, tmp_path / "x.npz", *flags)
+    group = start_together(2, *ask, own=lambda i: ("--seed", i))
+    told = [process.communicate(timeout=120)[1] for process in group]
+    assert [process.returncode for process in group] == [2, 2], told
+    for err in told:
+        assert "different settings: that of process 1 differs from process 0's in seed" in err
+    assert not list(tmp_path.iterdir())
 
-    out, calls, original = tmp_path / "samples.npz", [], Run.sample
+
+def test_interrupted_it_goes_on(command, trained, tmp_path, monkeypatch):
+    from cfg_jax.model import Model
+
+    out, calls, original = tmp_path / "samples.npz", [], Model.sample
 
     def counting(self, *args, **options):
         calls.append(options["offset"])
@@ -193,7 +209,7 @@ def test_interrupted_it_goes_on(command, trained, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(self, *args, **options)
 
-    monkeypatch.setattr(Run, "sample", counting)
+    monkeypatch.setattr(Model, "sample", counting)
     argv = sample(trained, out, "--labels", "0-2", "--per-label", 8, "--batch", 8)
     code, _, err = command(*argv)
     assert code == 130
@@ -213,34 +229,54 @@ def test_interrupted_it_goes_on(command, trained, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--labels", "0-11"], "labels must lie in [0, 9], or be 10 for none; got 11"),
-        (["--labels", "a"], "--labels takes labels and ranges"),
-        (["--labels", "5-2"], "--labels takes labels and ranges"),
+        (["--labels", "0-11"], "labels up to 9, ranges such as 0-9, or class names; got '0-11'"),
+        (["--labels", "a"], "labels up to 9, ranges such as 0-9, or class names; got 'a'"),
+        (["--labels", "5-2"], "labels up to 9, ranges such as 0-9, or class names; got '5-2'"),
+        (["--labels", "1.9"], "got '1.9'"),
+        (["--labels", str(2**32)], f"got '{2**32}'"),
+        (["--labels", f"0-{2**64}"], f"got '0-{2**64}'"),
+        (["--labels", "-1"], "got '-1'"),
+        (["--labels", ""], "got ''"),
         (["--per-label", "0"], "--per-label must be at least 1"),
-        (["--steps", "0"], "steps must be a whole number of at least 1"),
+        (["--seed", str(2**32)], f"--seed must lie in [0, {2**32 - 1}], got {2**32}"),
+        (["--seed", str(2**70)], f"--seed must lie in [0, {2**32 - 1}], got {2**70}"),
+        (["--seed", "-1"], f"--seed must lie in [0, {2**32 - 1}], got -1"),
+        (["--seed", "1.5"], "1.5"),
+        (["--steps", "0"], "config.sample.steps must lie in [1, "),
+        (["--steps", "many"], "many"),
         (["--w", "nan"], "w must be finite"),
-        (["--solver", "rk4"], "must be one of default, ancestral, ddim, euler, heun, dpmpp, unipc"),
-        (["--grid", "fine"], "must be one of uniform_u, uniform_logsnr, karras, secant"),
-        (["--solver", "unipc", "--order", "5"], "order must be 1, 2 or 3, got 5"),
-        (["--v", "2"], "v must lie in [0, 1]"),
-        (["--solver", "unipc", "--v", "0.2"], "--v does not belong to --solver unipc"),
-        (["--clip", "hard"], "must be one of static, dynamic, none"),
-        (["--guidance", "stronger"], "must be one of classifier_free, negative, composed"),
-        (["--guidance", "rescaled"], "rescaled needs guidance.phi"),
+        (["--w", "1e39"], "w must lie in [-1e+06, 1e+06]"),
+        (
+            ["--solver", "rk4"],
+            "one of Ancestral, DDIM, Euler, Heun, DPMSolverPP, UniPC, or an import",
+        ),
+        (["--grid", "fine"], "one of UniformU, UniformLogSNR, Karras, Secant, or an import"),
+        (["--solver", "unipc", "--solver.order", "5"], "order must be 1, 2 or 3, got 5"),
+        (["--solver", "ancestral", "--solver.v", "2"], "v must lie in [0, 1]"),
+        (["--solver", "unipc", "--solver.v", "0.2"], "no config field 'sample.solver.v'"),
+        (["--solver.v", "0.2"], "config.sample.solver is None; name a solver first"),
+        (["--clip", "hard"], "one of Static, Dynamic, Off, or an import"),
+        (["--guidance", "stronger"], "one of ClassifierFree, Negative, Composed, Autoguidance"),
+        (["--guidance", "negative"], "config.guidance.cond must be given"),
         (["--guidance", "rescaled", "--guidance.phi", "2"], "phi must lie in [0, 1], got 2.0"),
-        (["--guidance.phi", "0.3"], "guidance.phi belongs to rescaled"),
+        (["--guidance.phi", "0.3"], "no config field 'guidance.phi'"),
         (["--guidance", "negative", "--guidance.cond", "12"], "[0, 9], or be 10 for none; got 12"),
-        (["--guidance", "plus_plus"], "one of ddim, euler, heun; got 'ancestral'"),
+        (
+            ["--guidance", "plus_plus", "--solver", "ancestral"],
+            "must read ε̂ for PlusPlus guidance, as DDIM, Euler, Heun do; got Ancestral",
+        ),
         (["--guidance.low", "3", "--guidance.high", "1"], "less than high, got low=3.0, high=1.0"),
-        (["--clip", "dynamic", "--percentile", "99"], "percentile must lie in [0, 1]"),
-        (["--percentile", "0.9"], "--percentile does not belong to --clip static"),
-        (["--guidance", "composed", "--guidance.conds", "a"], "takes labels separated by commas"),
+        (["--clip", "dynamic", "--clip.percentile", "99"], "percentile must lie in [0, 1]"),
+        (["--clip.percentile", "0.9"], "no config field 'sample.clip.percentile'"),
+        (["--guidance", "composed", "--guidance.conds", "a"], "there is no class 'a'"),
         (["--guidance", "autoguidance", "--guidance.weak", ":4"], "no checkpoint of step 4"),
+        (["--w", "1", "--scale", "2"], "give --w or --scale, not both"),
         (["--ema", "0.5"], "there is no average 0.5; there are 0.9999"),
         (["--process", "1"], "--process needs --coordinator"),
         (["--batch", "0"], "--batch must be at least 1"),
         (["--step", "4"], "no checkpoint of step 4; it has 3, 6"),
-        (["--out", "picture.jpg"], "--out must end in .png or .npz"),
+        (["--out", "picture.jpg"], "pictures are written as .png, .npz, got 'picture.jpg'"),
+        (["--model", "x"], "give --workdir or --model, not both"),
     ],
 )
 def test_mistakes_are_refused(refused, trained, tmp_path, flags, message):

@@ -8,6 +8,7 @@ from fake_inception import fake_inception
 
 from cfg_jax import evaluation
 from cfg_jax.evaluation import inception
+from cfg_jax.runtime.files import checksum
 
 RNG = np.random.default_rng(0)
 REAL = RNG.integers(0, 200, (40, 8, 8, 3), dtype=np.uint8)
@@ -48,7 +49,7 @@ def test_json_and_table_hold_what_the_pieces_give(command, files):
     assert report["scores"] == pytest.approx(want, rel=1e-9)
     assert report["left_out"] == {}
     assert report["settings"]["sample_images"] == 50
-    assert report["settings"]["weights_sha256"] == inception.checksum(files[0] / "weights.pth")
+    assert report["settings"]["weights_sha256"] == checksum(files[0] / "weights.pth")
     cells = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("|")]
     table = dict(cells[2:])
     assert float(table["FID ↓"]) == pytest.approx(want["fid"], rel=1e-3)
@@ -60,7 +61,7 @@ def test_json_and_table_hold_what_the_pieces_give(command, files):
 
 
 def test_of_the_published_weights_nothing_needs_to_be_said(command, files, monkeypatch):
-    monkeypatch.setattr(inception, "SHA256", inception.checksum(files[0] / "weights.pth"))
+    monkeypatch.setattr(inception, "SHA256", checksum(files[0] / "weights.pth"))
     code, out, err = command("score", *FLAGS, "--reference", "images.npz")
     assert code == 0, err
     assert "published" not in out

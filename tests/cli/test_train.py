@@ -1,10 +1,14 @@
 """The command `train`: stopping on Ctrl-C, looking into a step again, and what it refuses."""
 
+import shutil
 import signal
+import time
 
 import pytest
 from launch import train, wait_for_row
 from recipes import write
+
+from cfg_jax.runtime import locks
 
 
 @pytest.fixture
@@ -36,12 +40,15 @@ def test_ctrl_c_saves_and_says_how_to_go_on(config, tmp_path):
         ),
         (["--config.zzz=3"], "no config field 'zzz'"),
         (["--config.train.steps=few"], "few"),
-        (["--config.train.steps=0"], "config.train.steps must be at least 1"),
-        (["--config.p_uncond=2.0"], "config.p_uncond must lie in [0, 1]"),
+        (["--config.train.steps=0"], "config.train.steps must lie in [1, "),
+        (
+            ["--config.condition.label.p_uncond=2.0"],
+            "config.condition.label.p_uncond must lie in [0, 1]",
+        ),
         (["--config.schedule.logsnr_min=30.0"], "logsnr_min must be smaller"),
-        (["--config.sample.solver=rk4"], "unipc; got 'rk4'"),
-        (["--config.data.name=nothing"], "nothing"),
-        (["--config.model.channel_mult=(1,1,1,1,1)"], "multiples of 16; got 8×8"),
+        (["--config.sample.solver=rk4"], "UniPC, or an import path module:Name; got 'rk4'"),
+        (["--config.data=Catalogue", "--config.data.name=nothing"], "nothing"),
+        (["--config.network.channel_mult=(1,1,1,1,1)"], "multiples of 16; got 8×8"),
     ],
 )
 def test_mistakes_in_the_config_are_refused(refused, config, tmp_path, overrides, message):
@@ -66,6 +73,54 @@ def test_a_mistake_in_the_config_file_is_told_in_one_line(refused, config, tmp_p
 
 
 def test_another_config_in_the_same_directory_is_refused(refused, config, trained):
-    line = refused("train", "--config", config, "--workdir", trained, "--config.p_uncond=0.3")
-    assert "p_uncond: 0.1 -> 0.3" in line
+    line = refused(
+        "train", "--config", config, "--workdir", trained, "--config.condition.label.p_uncond=0.3"
+    )
+    assert "condition.label.p_uncond: 0.1 -> 0.3" in line
     assert "another --workdir" in line
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**70, 1.5])
+def test_seeds_out_of_range_are_refused(refused, config, tmp_path, seed):
+    ask = ("train", "--config", config, "--workdir", tmp_path / "run")
+    assert "config.train.seed must " in refused(*ask, f"--config.train.seed={seed}")
+
+
+def test_two_trainers_in_one_directory_are_refused(refused, config, tmp_path):
+    with locks.alone(tmp_path / "run"):
+        line = refused("train", "--config", config, "--workdir", tmp_path / "run")
+    assert "is in use by process" in line
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [locks.NAME]
+
+
+@pytest.mark.parametrize("left", [6, 3])
+def test_a_page_that_a_killed_run_did_not_draw_is_drawn(command, upscaler, tmp_path, left):
+    """The last page, and that of the checkpoint the run goes on from."""
+    shutil.copytree(upscaler, tmp_path / "run")
+    whole = (upscaler / "samples" / "6.png").read_bytes()
+    shutil.rmtree(tmp_path / "run" / "samples")
+    if left == 3:
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
+    recipe = tmp_path / "large.py"
+    recipe.write_text("from recipes import tiny_upscaler\n\nget_config = tiny_upscaler\n")
+    ask = ("train", "--config", recipe, "--workdir", tmp_path / "run")
+    code, _, err = command(*ask, f"--config.train.sample_every={left}")
+    assert code == 0, err
+    pages = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
+    assert pages == (["6.png"] if left == 6 else ["3.png", "6.png"])
+    assert (tmp_path / "run" / "samples" / "6.png").read_bytes() == whole
+
+
+@pytest.mark.parametrize("after", [0.0, 1.0])
+def test_ctrl_c_while_the_first_step_compiles_ends_in_order(config, tmp_path, after):
+    """A second one ends it at once, wherever it is."""
+    process = train(config, tmp_path / "run", "--config.train.steps=100000")
+    while not (tmp_path / "run" / "config.json").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    for _ in range(2):
+        time.sleep(after)
+        process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err

@@ -1,19 +1,17 @@
 from collections import Counter
-from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from cfg_jax.data import open_dataset
+from cfg_jax.data import Digits
 
 
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory):
-    config = SimpleNamespace(
-        name="digits", dir=str(tmp_path_factory.mktemp("digits")), image_size=0, skip_bad=False
-    )
-    return {split: open_dataset(config, split=split) for split in ("train", "test")}
+    source = Digits(dir=str(tmp_path_factory.mktemp("digits")))
+    return {split: source.open(split) for split in ("train", "test")}
 
 
 def _multiset(images, labels):
@@ -24,7 +22,7 @@ def _multiset(images, labels):
 
 def _examples(dataset):
     examples = [dataset.source[i] for i in range(len(dataset.source))]
-    return [e["image"] for e in examples], [e["label"] for e in examples]
+    return [e["x"] for e in examples], [e["label"] for e in examples]
 
 
 def test_the_splits_partition_scikit_learns_digits(splits):
@@ -46,21 +44,28 @@ def test_the_test_split_is_a_fifth_of_every_class(splits):
 def test_examples_and_their_description(splits):
     for split, dataset in splits.items():
         example = dataset.source[0]
-        assert example["image"].shape == dataset.shape == (8, 8, 1)
-        assert example["image"].dtype == np.uint8
+        assert example["x"].shape == dataset.shape == (8, 8, 1)
+        assert example["x"].dtype == np.uint8
         assert example["label"].dtype == np.int32
         assert (dataset.name, dataset.split) == ("digits", split)
         assert dataset.class_names == tuple("0123456789")
         assert dataset.num_classes == 10
 
 
-def test_another_preparation_gives_the_same_examples(splits, config):
-    again = open_dataset(config("digits"), split="test")
+def test_another_preparation_gives_the_same_examples(splits, source):
+    again = source(Digits).open("test")
     for first, second in zip(_examples(splits["test"]), _examples(again), strict=True):
         np.testing.assert_array_equal(first, second)
 
 
-def test_image_size_cannot_change(config):
-    with pytest.raises(ValueError, match="image_size should be 0 or 8, got 32"):
-        open_dataset(config("digits", image_size=32), split="train")
-    assert open_dataset(config("digits", image_size=8), split="train").shape == (8, 8, 1)
+def test_other_splits_are_refused(source):
+    with pytest.raises(ValueError, match="split should be train or test, got 'valid'"):
+        source(Digits).open("valid")
+
+
+def test_the_dataset_is_peeked_at(splits, source):
+    facts = source(Digits).peek()
+    assert facts == splits["train"].facts
+    assert (facts.shape, facts.dtype, facts.rate) == ((8, 8, 1), "uint8", 0)
+    assert facts.class_names == tuple("0123456789")
+    assert facts.arrays == {"label": jax.ShapeDtypeStruct((), np.int32)}

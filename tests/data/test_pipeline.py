@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import itertools
 import logging
 import multiprocessing
@@ -10,9 +11,15 @@ import time
 import numpy as np
 import pytest
 
-from cfg_jax.data import Dataset, batches, open_dataset, sources
-from cfg_jax.data.pipeline import LostWorkerError
-from cfg_jax.data.sources import ArraySource, UnreadableError
+from cfg_jax.data import (
+    ArraySource,
+    Dataset,
+    Digits,
+    LostWorkerError,
+    UnreadableError,
+    batches,
+)
+from cfg_jax.data import dataset as datasets
 
 
 def _dataset(size, shape=(2, 3, 1)):
@@ -20,12 +27,17 @@ def _dataset(size, shape=(2, 3, 1)):
     images = np.empty((size, *shape), np.uint8)
     images[:] = 255 - np.arange(size).reshape(-1, 1, 1, 1)
     images[:, :, 0] = np.arange(size).reshape(-1, 1, 1)
-    source = ArraySource(images, (3 * np.arange(size)).astype(np.int32))
+    source = ArraySource({"x": images, "label": (3 * np.arange(size)).astype(np.int32)})
     return Dataset(source, shape, ("a",), "counting", "train")
 
 
+def _read(dataset, *, flip=False, skip_bad=False, workers=0, **settings):
+    said = dataclasses.replace(dataset, flip=flip, skip_bad=skip_bad, workers=workers)
+    return batches(said, **settings)
+
+
 def _take(count, dataset, **settings):
-    with contextlib.closing(batches(dataset, **settings)) as stream:
+    with contextlib.closing(_read(dataset, **settings)) as stream:
         return list(itertools.islice(stream, count))
 
 
@@ -36,7 +48,7 @@ def _line(taken, key="label"):
 def _assert_same(first, second):
     assert len(first) == len(second)
     for one, other in zip(first, second, strict=True):
-        assert one.keys() == other.keys() == {"image", "label", "replaced"}
+        assert one.keys() == other.keys() == {"x", "label", "replaced"}
         for key in one:
             np.testing.assert_array_equal(one[key], other[key])
 
@@ -44,10 +56,10 @@ def _assert_same(first, second):
 def test_batches_are_examples_of_the_dataset():
     dataset = _dataset(10)
     for batch in _take(3, dataset, batch_size=4, seed=0):
-        assert batch["image"].shape == (4, 2, 3, 1)
-        assert (batch["image"].dtype, batch["label"].dtype) == (np.uint8, np.int32)
+        assert batch["x"].shape == (4, 2, 3, 1)
+        assert (batch["x"].dtype, batch["label"].dtype) == (np.uint8, np.int32)
         assert (batch["replaced"].dtype, batch["replaced"].tolist()) == (np.int32, [0] * 4)
-        np.testing.assert_array_equal(batch["image"], dataset.source.images[batch["label"] // 3])
+        np.testing.assert_array_equal(batch["x"], dataset.source.arrays["x"][batch["label"] // 3])
 
 
 @pytest.mark.parametrize(("size", "batch_size"), [(10, 5), (10, 4), (7, 3), (3, 8), (1, 4), (5, 1)])
@@ -69,7 +81,7 @@ def test_epochs_and_seeds_shuffle_anew():
 
 def test_the_stream_does_not_depend_on_the_batch_size():
     dataset = _dataset(10)
-    for key in ("image", "label"):
+    for key in ("x", "label"):
         small = _take(12, dataset, batch_size=2, seed=5, flip=True)
         large = _take(2, dataset, batch_size=12, seed=5, flip=True)
         np.testing.assert_array_equal(_line(small, key), _line(large, key))
@@ -112,8 +124,8 @@ def test_workers_read_the_same_stream():
 def test_half_of_the_images_are_mirrored_left_to_right():
     dataset = _dataset(250)
     settings = {"batch_size": 1000, "seed": 0}
-    plain = _line(_take(4, dataset, **settings), "image")
-    flipped = _line(_take(4, dataset, flip=True, **settings), "image")
+    plain = _line(_take(4, dataset, **settings), "x")
+    flipped = _line(_take(4, dataset, flip=True, **settings), "x")
     mirrored = (flipped == plain[:, :, ::-1]).all(axis=(1, 2, 3))
     kept = (flipped == plain).all(axis=(1, 2, 3))
     assert (mirrored ^ kept).all()
@@ -123,6 +135,18 @@ def test_half_of_the_images_are_mirrored_left_to_right():
     labels = _line(_take(4, dataset, **settings))
     shares = [mirrored[labels == label].mean() for label in np.unique(labels)]
     assert np.std(shares) == pytest.approx(0.5 / np.sqrt(16), rel=0.2)
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (2, 3, 1), (2, 2, 3, 1)])
+def test_the_axis_before_the_channels_is_mirrored_whatever_the_shape(shape):
+    x = np.random.default_rng(0).integers(0, 256, (40, *shape), dtype=np.uint8)
+    source = ArraySource({"x": x, "number": np.arange(40)})
+    data = Dataset(source, shape, (), "noise", "train")
+    (batch,) = _take(1, data, batch_size=40, seed=0, flip=True)
+    plain = x[batch["number"]]
+    same = (batch["x"] == plain).all(axis=tuple(range(1, x.ndim)))
+    np.testing.assert_array_equal(batch["x"][~same], plain[~same][..., ::-1, :])
+    assert 5 < same.sum() < 35
 
 
 class _Records:
@@ -212,11 +236,11 @@ def test_sound_places_keep_their_example_and_their_flip():
     mended = _take(9, _damaged(50, {7, 8}), skip_bad=True, **settings)
     sound = _take(9, _dataset(50), **settings)
     kept = _line(mended, "replaced") == 0
-    for key in ("image", "label"):
+    for key in ("x", "label"):
         np.testing.assert_array_equal(_line(mended, key)[kept], _line(sound, key)[kept])
     # An example's first column is its number, the second 255 minus it.
     flips = [
-        (_line(taken, "image")[:, 0, 0, 0] != _line(taken) // 3)[~kept] for taken in (mended, sound)
+        (_line(taken, "x")[:, 0, 0, 0] != _line(taken) // 3)[~kept] for taken in (mended, sound)
     ]
     np.testing.assert_array_equal(*flips)
 
@@ -227,7 +251,7 @@ def test_an_unreadable_example_ends_the_stream_in_one_line(workers):
     sound = _take(5, _dataset(40), **settings)
     taken = []
     with pytest.raises(UnreadableError) as caught:
-        taken.extend(batches(_damaged(40, {7}), workers=workers, **settings))
+        taken.extend(_read(_damaged(40, {7}), workers=workers, **settings))
     assert str(caught.value) == (
         "damaged train: example 7 cannot be read (torn); "
         "skip_bad (the flag --skip-bad) goes on without such examples"
@@ -253,28 +277,28 @@ def test_each_unreadable_example_is_named_once(caplog):
     ]
 
 
-def test_a_flipped_bit_on_disk(config, monkeypatch, tmp_path):
-    monkeypatch.setattr(sources, "_IN_MEMORY", 0)
+def test_a_flipped_bit_on_disk(source, monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets, "IN_MEMORY", 0)
     settings = {"batch_size": 360, "seed": 0}
-    sound = _take(1, open_dataset(config("digits"), split="test"), **settings)[0]
+    sound = _take(1, source(Digits).open("test"), **settings)[0]
     (file,) = tmp_path.glob("prepared/digits/1.0.0/*test.array_record*")
     data = bytearray(file.read_bytes())
     data[33_000] ^= 1
     file.write_bytes(data)
-    dataset = open_dataset(config("digits"), split="test")
+    dataset = source(Digits).open("test")
     message = r"^digits test: example \d+ cannot be read \(RuntimeError: Corrupted .*--skip-bad"
     with pytest.raises(UnreadableError, match=message) as caught:
         _take(1, dataset, workers=1, **settings)
     assert "\n" not in str(caught.value)
     mended = _take(1, dataset, skip_bad=True, **settings)[0]
     (place,) = np.flatnonzero(mended["replaced"])
-    for key in ("image", "label"):
+    for key in ("x", "label"):
         sound[key][place] = sound[key][(place + 1) % 360]
         np.testing.assert_array_equal(mended[key], sound[key])
 
 
 def test_a_killed_worker_is_told_in_one_line():
-    with contextlib.closing(batches(_dataset(10), batch_size=4, seed=0, workers=1)) as stream:
+    with contextlib.closing(_read(_dataset(10), batch_size=4, seed=0, workers=1)) as stream:
         next(stream)
         (worker,) = multiprocessing.active_children()
         os.kill(worker.pid, signal.SIGKILL)
@@ -318,7 +342,7 @@ def test_closing_ends_the_threads():
 def test_a_batch_is_the_callers_to_change():
     dataset = _dataset(10)
     for batch in _take(2, dataset, batch_size=4, seed=0):
-        batch["image"][:] = 0
+        batch["x"][:] = 0
         batch["label"][:] = 0
     for key, value in _dataset(10).source[np.arange(10)].items():
         np.testing.assert_array_equal(dataset.source[np.arange(10)][key], value)
@@ -339,4 +363,4 @@ def test_a_batch_is_the_callers_to_change():
 )
 def test_settings_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        batches(_dataset(10), **{"batch_size": 8, "seed": 0} | settings)
+        _read(_dataset(10), **{"batch_size": 8, "seed": 0} | settings)

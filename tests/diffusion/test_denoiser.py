@@ -20,20 +20,20 @@ def constant(z, logsnr, cond):
 
 
 def test_read_makes_the_pair_of_eps():
-    x, eps = denoiser.read(constant, Z, LAM, None)
+    x, eps, _ = denoiser.read(constant, Z, LAM, None)
     np.testing.assert_allclose(eps, P, rtol=1e-6)
     np.testing.assert_allclose(x, (Z - SIGMA * P) / ALPHA, rtol=1e-5, atol=1e-6)
 
 
 def test_from_prediction_reads_v():
-    x, eps = denoiser.from_prediction(constant, prediction.V)(Z, LAM, None)
+    x, eps, _ = denoiser.from_prediction(constant, prediction.V)(Z, LAM, None)
     np.testing.assert_allclose(x, ALPHA * Z - SIGMA * P, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(eps, SIGMA * Z + ALPHA * P, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("bound", [1.0, 0.3])
 def test_clipped_bounds_x_and_keeps_z(bound):
-    x, eps = denoiser.clipped(constant, bound)(Z, LAM, None)
+    x, eps, _ = denoiser.clipped(constant, bound)(Z, LAM, None)
     want = np.clip((Z - SIGMA * P) / ALPHA, -bound, bound)
     assert np.any(np.abs(want) == bound)
     np.testing.assert_allclose(x, want, rtol=1e-5, atol=1e-6)
@@ -51,7 +51,7 @@ def test_clipping_that_clips_nothing_changes_nothing():
 
 @pytest.mark.parametrize(("percentile", "bound"), [(0.6, 0.5), (1.0, 0.5), (0.0, 0.5), (0.9, 2.0)])
 def test_dynamic_thresholding_shrinks_each_example_by_its_own_percentile(percentile, bound):
-    x, eps = denoiser.dynamically_thresholded(constant, percentile, bound)(Z, LAM, None)
+    x, eps, _ = denoiser.dynamically_thresholded(constant, percentile, bound)(Z, LAM, None)
     raw = (np.asarray(Z, np.float64) - SIGMA * P) / ALPHA
     s = np.maximum(np.quantile(np.abs(raw), percentile, axis=1, keepdims=True), bound)
     assert np.any(s > bound) or percentile == 0.0
@@ -71,7 +71,7 @@ def test_dynamic_thresholding_of_data_within_the_bound_changes_nothing():
 def test_dynamic_thresholding_is_finite_at_the_ends_and_of_nothing(lam):
     for network in (constant, lambda z, logsnr, cond: jnp.zeros_like(z)):
         pair = denoiser.dynamically_thresholded(network)(0 * Z, lam, None)
-        assert np.all(np.isfinite(pair))
+        assert np.all(np.isfinite(pair[:2]))
 
 
 @pytest.mark.parametrize(

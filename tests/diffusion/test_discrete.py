@@ -101,6 +101,22 @@ def test_leading_grids_are_multiples_of_the_stride(steps, stride):
     np.testing.assert_array_equal(grid[:-1], LINEAR.levels[stride * np.arange(steps)[::-1]])
 
 
+def ddim_times(total, count):
+    """The time steps of "ddimN", as guided-diffusion's respacing finds them; None for no such."""
+    for stride in range(1, total):
+        if len(range(0, total, stride)) == count:
+            return list(range(0, total, stride))
+    return None
+
+
+def test_leading_grids_are_guided_diffusions_wherever_it_has_one():
+    schedule = schedules.LinearBeta(steps=1000, spacing="leading")
+    known = {n: times for n in range(2, 1001) if (times := ddim_times(1000, n))}
+    assert len(known) == 62
+    for count, times in known.items():
+        np.testing.assert_array_equal(schedule.grid(count)[:-1], LINEAR.levels[times[::-1]])
+
+
 def test_one_step_leaves_from_the_greatest_noise():
     np.testing.assert_array_equal(LINEAR.grid(1), [LINEAR.logsnr_min, np.inf])
 

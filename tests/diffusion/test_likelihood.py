@@ -9,6 +9,7 @@ from scipy import integrate
 
 from cfg_jax import guidance, mixtures, schedules
 from cfg_jax.diffusion import likelihood
+from cfg_jax.diffusion.denoiser import as_pair
 
 RNG = np.random.default_rng(0)
 MIXTURE = mixtures.gaussian_mixture(RNG.normal(0, 0.5, (3, 2, 2)), RNG.uniform(0.15, 0.4, (3, 2)))
@@ -157,20 +158,28 @@ def test_a_network_may_supply_the_variance():
     schedule, x = schedules.LinearBeta(steps=40), jnp.asarray(VALUES[[[3, 77, 130, 255]]])
     x = x.astype(jnp.float32)
 
-    def bound(x, v):
+    def bound(v, learned=None):
+        def network(z, logsnr, cond):
+            eps = gaussian_denoiser(z, logsnr, cond)
+            if learned is None:
+                return eps
+            told = jnp.broadcast_to(jnp.asarray(learned, z.dtype), z.shape)
+            return as_pair(eps, z, logsnr)._replace(v=told)
+
         return likelihood.discrete_vlb(
-            gaussian_denoiser, jax.random.key(0), x, schedule=schedule, steps=8, v=v
+            network, jax.random.key(0), x, schedule=schedule, steps=8, v=v
         )
 
-    def half(z, logsnr, cond):
-        return jnp.broadcast_to(jnp.array([0.0, 1.0, 0.0, 1.0]), z.shape)
-
-    low, high, mixed = bound(x, 0.0), bound(x, 1.0), bound(x, half)
+    half = np.array([0.0, 1.0, 0.0, 1.0])
+    low, high, mixed = bound(0.0), bound(1.0), bound(None, half)
     assert not np.allclose(low.nats, high.nats)
     # Terms by entry do not come back, but the mean of the two choices of halves does.
-    other = bound(x, lambda z, logsnr, cond: 1.0 - half(z, logsnr, cond))
+    other = bound(None, 1.0 - half)
     np.testing.assert_allclose(mixed.nats + other.nats, low.nats + high.nats, rtol=1e-5)
-    np.testing.assert_allclose(bound(x, lambda z, *_: jnp.ones_like(z)).nats, high.nats, rtol=1e-6)
+    np.testing.assert_allclose(bound(None, 1.0).nats, high.nats, rtol=1e-6)
+    np.testing.assert_array_equal(bound(1.0, half).nats, high.nats)
+    with pytest.raises(ValueError, match="learned none"):
+        bound(None)
 
 
 def test_the_discrete_bound_bounds():
@@ -369,9 +378,9 @@ def test_an_example_does_not_depend_on_its_batch():
 
 def test_what_has_no_bound_is_refused():
     schedule = schedules.Uniform()
-    with pytest.raises(ValueError, match="at least 2 steps"):
+    with pytest.raises(ValueError, match="steps must be a whole number of at least 2"):
         likelihood.discrete_vlb(MIXTURE, jax.random.key(0), X, schedule=schedule, steps=1)
     with pytest.raises(ValueError, match=r"x must lie in \[-1, 1\]"):
         likelihood.discrete_vlb(MIXTURE, jax.random.key(0), 2 + X, schedule=schedule, steps=4)
-    with pytest.raises(ValueError, match="samples must be at least 1"):
+    with pytest.raises(ValueError, match="samples must be a whole number of at least 1"):
         likelihood.continuous_vlb(MIXTURE, jax.random.key(0), X, schedule=schedule, samples=0)

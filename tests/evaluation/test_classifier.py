@@ -1,18 +1,18 @@
 """The scoring classifier: what it learns, what it gives, and when its file serves again."""
 
 import dataclasses
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfg_jax.data import Dataset, open_dataset
-from cfg_jax.data.images import to_float
-from cfg_jax.data.sources import ArraySource
+from cfg_jax.data import ArraySource, Dataset, Digits
+from cfg_jax.data.samples import to_float, to_int16
+from cfg_jax.data.spectrograms import spectrograms
 from cfg_jax.evaluation import classifier as room
 from cfg_jax.evaluation import load_arrays, moments, score, train_classifier
+from cfg_jax.evaluation.features import local_shardings
 
 
 def toy(seed, *, count=120, split="train"):
@@ -22,8 +22,45 @@ def toy(seed, *, count=120, split="train"):
     images = rng.integers(0, 100, (count, 8, 9, 1))
     for image, label in zip(images, labels, strict=True):
         image[:, 3 * label : 3 * label + 3] += 100
-    source = ArraySource(images.astype(np.uint8), labels)
-    return Dataset(source, (8, 9, 1), ("left", "middle", "right"), "toy", split)
+    return dataset(images.astype(np.uint8), labels, split)
+
+
+def dataset(x, labels, split, **facts):
+    source = ArraySource({"x": x, "label": labels})
+    return Dataset(
+        source,
+        x.shape[1:],
+        ("left", "middle", "right"),
+        "toy",
+        split,
+        source.specs,
+        dtype=x.dtype.name,
+        **facts,
+    )
+
+
+def noises(seed, *, count=120, split="train"):
+    """Sounds: a tone of random pitch, a hiss, or a click at a random time."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int32) % 3
+    pitch, time = rng.uniform(0.1, 0.4, (count, 1)), rng.integers(60, 80, (count, 1))
+    place = np.arange(143)
+    every = [
+        0.5 * np.sin(2 * np.pi * pitch * place),
+        0.2 * rng.normal(size=(count, 143)),
+        0.9 * (place == time),
+    ]
+    x = np.choose(labels[:, None], every)
+    return dataset(to_int16(x[..., None]), labels, split, rate=8000)
+
+
+def flashes(seed, *, count=120, split="train"):
+    """Videos of four frames, of which the first one, two or three are bright."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int32) % 3
+    bright = 100 * (np.arange(4) <= labels[:, None])
+    videos = rng.integers(0, 100, (count, 4, 8, 8, 1)) + bright[:, :, None, None, None]
+    return dataset(videos.astype(np.uint8), labels, split, rate=8)
 
 
 TRAIN, TEST = toy(0), toy(1, split="test")
@@ -58,8 +95,7 @@ def test_learns_what_is_separable(trained):
 
 
 def test_digits_are_learnt_and_scored_as_what_they_are():
-    config = types.SimpleNamespace(name="digits", image_size=0, skip_bad=False, dir="")
-    train, test = (open_dataset(config, split=split) for split in ("train", "test"))
+    train, test = (Digits().open(split) for split in ("train", "test"))
     classifier = train_classifier(train, test, progress=False)
     assert classifier.held_out_accuracy >= 0.975
     images, labels = load_arrays(test)
@@ -139,6 +175,68 @@ def test_shifts_move_images_by_at_most_an_eighth():
     assert {one.tobytes() for one in shifted} == possible
 
 
+def test_a_wide_image_moves_no_further_sideways_than_up():
+    """Such as four frames side by side: an eighth of the width would be half a frame."""
+    image = np.arange(8 * 32, dtype=np.uint8).reshape(1, 8, 32, 1)
+    copies = jnp.asarray(np.repeat(image, 200, axis=0))
+    shifted = np.asarray(room._shifted(jax.random.key(0), copies))
+    padded = np.pad(image[0, ..., 0], 1, mode="edge")
+    possible = {padded[y : y + 8, x : x + 32].tobytes() for y in range(3) for x in range(3)}
+    assert {one.tobytes() for one in shifted} == possible
+
+
+@pytest.fixture(scope="module", params=[noises, flashes])
+def other(request):
+    """Of sounds or videos: the held-out ones, and a classifier."""
+    held_out = request.param(1, split="test")
+    return held_out, train_classifier(request.param(0), held_out, **(OPTIONS | {"epochs": 20}))
+
+
+def side_by_side(x):
+    """The frames of each video in a row."""
+    return np.concatenate(list(x.swapaxes(0, 1)), axis=2)
+
+
+def test_sounds_and_videos_are_scored_as_what_a_person_sees(other):
+    """Spectrograms, and frames side by side."""
+    held_out, classifier = other
+    assert classifier.held_out_accuracy == 1.0
+    x, labels = load_arrays(held_out)
+    features, _ = classifier.features_and_probabilities(x)
+    pictures = spectrograms(x) if x.dtype == np.int16 else side_by_side(x)
+    assert pictures.shape[-1] == 1
+    _, expected = classifier.module.apply(classifier.params, jnp.asarray(to_float(pictures)))
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+    # Samples are floats, and may lie a little beyond what can be stored.
+    floats, _ = classifier.features_and_probabilities(to_float(x))
+    np.testing.assert_array_equal(floats, features)
+    real = moments(features)
+    clean = score(to_float(x), labels, classifier, real)
+    assert clean.label_accuracy == 1.0
+    assert clean.frechet_distance == pytest.approx(0.0, abs=1e-4)
+    assert clean.inception_score > 2.8
+    noise = 0.5 * np.random.default_rng(0).normal(size=x.shape)
+    assert score(to_float(x) + noise, labels, classifier, real).frechet_distance > 0.1
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x[:, :-1], lambda x: x[..., 0], lambda x: x / np.nan])
+def test_sounds_and_videos_that_cannot_be_scored_are_refused(other, wrong):
+    held_out, classifier = other
+    x = to_float(load_arrays(held_out)[0])
+    with pytest.raises(ValueError, match=r"(sound|video)s (must have shape|hold NaN)"):
+        classifier.features_and_probabilities(wrong(x))
+
+
+def test_the_devices_change_no_parameter(trained):
+    """Of 8 devices each has 4 of 32 examples."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "local_shardings", lambda count=None: local_shardings(1))
+        alone = train_classifier(TRAIN, TEST, **(OPTIONS | {"epochs": 1}))
+    shared = train_classifier(TRAIN, TEST, **(OPTIONS | {"epochs": 1}))
+    for a, b in zip(jax.tree.leaves(alone.params), jax.tree.leaves(shared.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
 def test_the_same_classifier_is_read_from_its_file(trained, trainings, cache):
     again = train_classifier(TRAIN, TEST, cache=cache, **OPTIONS)
     assert trainings == []
@@ -156,7 +254,7 @@ def changed(dataset, *, pixel=0, label=0):
     images, labels = (array.copy() for array in load_arrays(dataset))
     images[7, 2, 3, 0] += pixel
     labels[7] = (labels[7] + label) % 3
-    return dataclasses.replace(dataset, source=ArraySource(images, labels))
+    return dataclasses.replace(dataset, source=ArraySource({"x": images, "label": labels}))
 
 
 @pytest.mark.parametrize(
@@ -226,11 +324,11 @@ def test_examples_read_one_by_one_are_the_arrays():
             return TEST.source[index]
 
     images, labels = load_arrays(dataclasses.replace(TEST, source=OneByOne()))
-    np.testing.assert_array_equal(images, TEST.source.images)
-    np.testing.assert_array_equal(labels, TEST.source.labels)
+    np.testing.assert_array_equal(images, TEST.source.arrays["x"])
+    np.testing.assert_array_equal(labels, TEST.source.arrays["label"])
 
 
-EMPTY = ArraySource(np.zeros((0, 8, 9, 1), np.uint8), np.zeros(0, np.int32))
+EMPTY = ArraySource({"x": np.zeros((0, 8, 9, 1), np.uint8), "label": np.zeros(0, np.int32)})
 
 
 @pytest.mark.parametrize(

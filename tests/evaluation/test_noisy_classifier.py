@@ -2,14 +2,21 @@
 
 import json
 
-import jax
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import FrozenDict
 from PIL import Image
 from scipy import stats
 
 from cfg_jax import evaluation, schedules
+from cfg_jax.blueprint import Sampling
+from cfg_jax.codecs import Folded, Pixels
+from cfg_jax.guidance.methods import ClassifierFree
+from cfg_jax.model import Model
+from cfg_jax.parts import Facts
+from cfg_jax.sampling.clips import Off
 
 SCHEDULE = schedules.Cosine(logsnr_min=-8.0, logsnr_max=4.0)
 SIDE = 2
@@ -19,11 +26,38 @@ IMAGES = np.where(LABELS == 0, 0, 255).astype(np.uint8)[:, None, None, None] * n
 )
 
 
-@jax.tree_util.Partial
-def exact(z, logsnr):
+class Exact(nn.Module):
     """Two classes, all of x being -1 or 1: logits ± α/σ² Σ z, for equal priors."""
-    half = jnp.exp(logsnr / 2) / jnp.sqrt(jax.nn.sigmoid(-logsnr)) * z.sum((1, 2, 3))
-    return jnp.stack([-half, half], axis=1)
+
+    def __call__(self, z, logsnr, cond):
+        sum_of_z = z.sum(tuple(range(1, z.ndim)))
+        half = jnp.exp(logsnr / 2) / jnp.sqrt(nn.sigmoid(-logsnr)) * sum_of_z
+        return jnp.stack([-half, half], axis=1)
+
+
+class SaysOne(nn.Module):
+    """Is sure of the second class."""
+
+    def __call__(self, z, logsnr, cond):
+        return jnp.broadcast_to(jnp.array([0.0, 50.0]), (len(z), 2))
+
+
+PIXELS = Pixels()
+
+
+def model(network, codec):
+    return Model(
+        network=network,
+        params={},
+        codec_params={},
+        condition_params={},
+        kind=None,
+        codec=codec,
+        conditioners=(),
+        schedule=SCHEDULE,
+        sampling=Sampling(0.0, 1, None, None, Off(), ClassifierFree()),
+        facts=Facts((SIDE, SIDE, 1), ("0", "1"), FrozenDict()),
+    )
 
 
 def closed_form(logsnr):
@@ -34,14 +68,15 @@ def closed_form(logsnr):
     return stats.norm.cdf(m), loss / weights.sum()
 
 
-def measured(**options):
-    there = {"schedule": SCHEDULE, "samples": 4_000, "bins": 4, "batch": 1_000} | options
-    return evaluation.by_noise_level(exact, IMAGES, LABELS, **there)
+def measured(codec=PIXELS, **options):
+    there = {"samples": 4_000, "bins": 4, "batch": 1_000} | options
+    return evaluation.by_noise_level(model(Exact(), codec), IMAGES, LABELS, **there)
 
 
-@pytest.fixture(scope="module")
-def found():
-    return measured()
+@pytest.fixture(scope="module", params=[PIXELS, Folded(factor=2)], ids=["pixels", "folded"])
+def found(request):
+    """Noise is laid on z, whatever codec makes it: the sum over z is that over x."""
+    return measured(request.param)
 
 
 def test_every_level_has_the_closed_forms_scores(found):
@@ -55,8 +90,9 @@ def test_every_level_has_the_closed_forms_scores(found):
         assert level.cross_entropy == pytest.approx(loss, abs=0.03)
 
 
-def test_neither_batch_nor_devices_change_a_score(found):
+def test_neither_batch_nor_devices_change_a_score():
     # 20,000 examples, 8 devices: neither divides by 999.
+    found = measured()
     again, overall = measured(batch=999)
     for a, b in zip([*found[0], found[1]], [*again, overall], strict=True):
         assert a.accuracy == b.accuracy
@@ -68,12 +104,8 @@ def test_fewer_samples_than_images_are_spread_over_them():
     """Of twelve images, six of each class in order, four are seen: two of each."""
     images = np.repeat(IMAGES[:2], 6, axis=0)
 
-    @jax.tree_util.Partial
-    def says_one(z, logsnr):
-        return jnp.broadcast_to(jnp.array([0.0, 50.0]), (len(z), 2))
-
     _, overall = evaluation.by_noise_level(
-        says_one, images, np.repeat([0, 1], 6), schedule=SCHEDULE, samples=4, batch=20
+        model(SaysOne(), PIXELS), images, np.repeat([0, 1], 6), samples=4, batch=20
     )
     assert overall.accuracy == 0.5
     assert overall.cross_entropy == pytest.approx(25.0)

@@ -10,6 +10,8 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
+from cfg_jax.data.media import Picture, Sound, Video
+from cfg_jax.data.samples import to_uint8
 from cfg_jax.evaluation import Row, Scores, write_report
 from cfg_jax.evaluation.report import samples_figure, tradeoff_figure
 
@@ -38,6 +40,7 @@ def write(directory, **changes):
         "reference": REFERENCE,
         "held_out_accuracy": 0.9875,
         "settings": {"steps": 256, "solver": "ancestral", "samples_per_w": 500, "seed": 0},
+        "medium": Picture((8, 8, 1)),
         "examples": examples(),
         "titles": TITLES,
     }
@@ -126,7 +129,7 @@ def test_a_single_strength_can_be_drawn(tmp_path):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_samples_stand_in_rows_of_ascending_w(channels):
-    figure = samples_figure(examples(channels), TITLES)
+    figure = samples_figure(Picture((8, 8, channels)), examples(channels), TITLES)
     axes = figure.axes[0]
     page = np.asarray(axes.images[0].get_array())
     for y, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True):
@@ -141,6 +144,42 @@ def test_samples_stand_in_rows_of_ascending_w(channels):
         "w = 1",
         "w = 4",
     ]
+
+
+def page_of(figure):
+    """A figure's picture, and the first pixel of each cell by its row's title and its column."""
+    axes = figure.axes[0]
+    page = np.asarray(axes.images[0].get_array())
+    rows = [text.get_text() for text in axes.get_yticklabels()]
+    return page, dict(zip(rows, axes.get_yticks(), strict=True)), axes.get_xticks()
+
+
+def test_the_frames_of_a_video_stand_side_by_side():
+    """Frame f of the sample in column c is of the grey c + f / 10, at every w."""
+    shade = np.arange(3)[:, None] - 1 + np.arange(4) / 10
+    videos = np.broadcast_to(shade[:, :, None, None, None], (3, 4, 8, 8, 1))
+    beside = {"held out": np.zeros((3, 4, 8, 8, 1))}
+    figure = samples_figure(Video((4, 8, 8, 1)), {0.0: videos}, TITLES, beside=beside)
+    page, rows, columns = page_of(figure)
+    assert list(rows) == ["held out", "w = 0"]
+    for column, x in enumerate(columns):
+        middles = [int(x + 0.5 + 8 * (frame - 1.5)) for frame in range(4)]
+        found = page[int(rows["w = 0"]), middles, 0]
+        np.testing.assert_array_equal(found, to_uint8(shade[column]))
+        assert set(page[int(rows["held out"]), middles, 0]) == {128}
+
+
+def test_sounds_are_drawn_as_spectrograms():
+    """Silence is black; a tone at a quarter of the rate is a line in the middle."""
+    sounds = np.stack([np.zeros(256), np.sin(np.pi / 2 * np.arange(256))])[..., None]
+    figure = samples_figure(Sound((256, 1), 8000), {1.0: sounds}, ["silence", "tone"])
+    page, rows, (silence, tone) = page_of(figure)
+    middle = int(rows["w = 1"])
+    assert page[middle - 20 : middle + 20, int(silence)].max() == 0
+    column = page[middle - 20 : middle + 20, int(tone), 0]
+    assert abs(int(column.argmax()) - 20) <= 1
+    assert column.max() > 230
+    assert column[:10].max() < 100
 
 
 def test_a_failed_report_leaves_the_last_one_whole(tmp_path):

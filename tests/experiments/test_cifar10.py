@@ -13,7 +13,7 @@ import scripts
 from PIL import Image
 
 import cfg_jax
-from cfg_jax.data.images import to_uint8
+from cfg_jax.data.samples import to_uint8
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,18 @@ def test_time_over_is_a_preemption_notice_for_whoever_listens(script):
         signal.signal(signal.SIGTERM, before)
 
 
+def test_time_passes_once_training_has_begun(script, tmp_path):
+    """Which is when it writes its metrics, those of an earlier stretch among them."""
+    path, stopped = tmp_path / "metrics.jsonl", threading.Event()
+    for _ in range(2):
+        stopped.clear()
+        with script.stopped_after(0.0, script.begun(tmp_path)):
+            signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+            assert not stopped.wait(1.0)
+            path.write_text("")
+            assert stopped.wait(30.0)
+
+
 def test_it_trains_in_stretches_and_scores_what_there_is(script, asked, capsys):
     place, arguments = asked
     steps = []
@@ -86,7 +98,7 @@ def test_it_trains_in_stretches_and_scores_what_there_is(script, asked, capsys):
         with np.load(place / "run" / "scored" / f"w_{row['w']:g}.npz") as arrays:
             images, held = arrays["arr_0"], arrays["arr_1"]
         np.testing.assert_array_equal(held, labels)
-        want = to_uint8(run.sample(jax.random.key(0), labels, w=row["w"], steps=2))
+        want = to_uint8(run.sample(jax.random.key(0), label=labels, w=row["w"], steps=2))
         assert np.abs(images.astype(int) - want).max() <= 1
     reached = report["training images a second"] * report["training FLOPs an image"]
     rate = report["matrix products, FLOPs a second"]
@@ -98,7 +110,7 @@ def test_it_trains_in_stretches_and_scores_what_there_is(script, asked, capsys):
 def test_training_counts_as_three_forward_passes(script, trained):
     """By hand, for the tiny network: its convolutions and products over one image of 8×8."""
     run = cfg_jax.load(trained)
-    found = script.utilisation(run.config, run, 100.0)
+    found = script.utilisation(run, run.condition(label=[0]), 100.0)
     per_place = {(1, 1): 64, (3, 3): (3 * 8 - 2) ** 2}  # taps of a kernel that meet the image
     want = 4 * 64 * 64 * 8  # attention of 8 channels in the middle: two products
     for path, leaf in jax.tree_util.tree_leaves_with_path(run.params):

@@ -15,8 +15,8 @@ import scripts
 from PIL import Image
 
 import cfg_jax
-from cfg_jax import evaluation, guidance, solvers
-from cfg_jax.data import open_dataset
+from cfg_jax import evaluation, grids, guidance, solvers
+from cfg_jax.data import Digits
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,18 +45,19 @@ def command(workdir, out):
 
 def by_hand(run, *, w, v, steps):
     """The scores of one point, put together from the library's pieces."""
-    data = [open_dataset(run.config.data, split=split) for split in ("train", "test")]
+    data = [Digits().open(split) for split in ("train", "test")]
     scorer = evaluation.train_classifier(*data, cache=run.workdir.parent / "evaluation")
     images, _ = evaluation.load_arrays(data[1])
     real = evaluation.moments(scorer.features_and_probabilities(images)[0])
     labels = np.arange(12) % 10
     x = cfg_jax.sample(
-        cfg_jax.denoiser.clipped(guidance.classifier_free(run.denoiser, w=w, null=10)),
+        cfg_jax.denoiser.clipped(guidance.classifier_free(run.denoiser, w=w, null={"label": 10})),
         jax.random.key(0),
-        labels,
-        shape=run.shape,
+        {"label": labels},
+        shape=(8, 8, 1),
         schedule=run.schedule,
         solver=solvers.Ancestral(v=v),
+        grid=grids.UniformU(),
         steps=steps,
     )
     return dataclasses.asdict(evaluation.score(np.clip(x, -1, 1), labels, scorer, real))
@@ -77,7 +78,7 @@ def test_every_point_is_what_its_name_says(script, workdir, capsys, monkeypatch)
     }
     rarely, often = (workdir / "runs" / f"p_uncond_{p}" for p in ("0.1", "0.5"))
     for place, p in ((rarely, 0.1), (often, 0.5)):
-        assert cfg_jax.load(place).config.p_uncond == p
+        assert cfg_jax.load(place).config.condition.label.p_uncond == p
     own = {"w": 1.0, "v": 0.3, "steps": 2}
     for row, run, how in (
         (report["p_uncond"]["0.5"][1], cfg_jax.load(often), own),
@@ -89,7 +90,7 @@ def test_every_point_is_what_its_name_says(script, workdir, capsys, monkeypatch)
     assert report["p_uncond"]["0.1"][1] == report["v"]["0.3"][0]  # one point of two sweeps
 
     # The same command again neither trains nor samples.
-    monkeypatch.setattr(script.scoring, "drawn", None)
+    monkeypatch.setattr(script.evaluation, "sampler", None)
     script.main(argv)
     again = capsys.readouterr().out
     assert again.count("is trained already, to step 6") == 2
@@ -134,9 +135,12 @@ def test_the_figure_that_is_shown_has_the_scripts_points():
         (["--batch", "0"], "--batch must be at least 1"),
         (["--out", "x.gif"], "--out must be a .png file"),
         (["--config", "nowhere.py"], "the config file 'nowhere.py' does not exist"),
-        (["--config.train.step=3"], "there is no config field 'train.step'"),
-        (["--config.objective=classifier"], "must train a diffusion model with and without labels"),
-        (["--sample", "3"], "sample"),
+        (["--config.train.step=3"], "did you mean train.steps?"),
+        (
+            ["--config.objective=CrossEntropy"],
+            "must train a diffusion model with and without its condition",
+        ),
+        (["--sample", "3"], "unexpected argument '--sample'"),
     ],
 )
 def test_mistakes_are_refused(script, workdir, capsys, flags, message):

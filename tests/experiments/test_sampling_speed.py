@@ -1,5 +1,6 @@
 """The benchmark of the reverse process: what it counts, what its ratios mean, what it writes."""
 
+import importlib
 import itertools
 import json
 import time
@@ -15,20 +16,23 @@ import scripts
 from cfg_jax import schedules
 
 speed = scripts.load("benchmarks/sampling_speed")
+bench = importlib.import_module("sampling_bench")
+throughput = importlib.import_module("sampling_throughput")
 
 
 class Tiny(nn.Module):
     """One product and a label."""
 
-    dtype: Any = jnp.float32
+    dtype: Any = "float32"
+    takes = ("label",)
 
     @nn.compact
     def __call__(self, z, logsnr, cond):
-        return jnp.tanh(nn.Dense(z.shape[-1])(z) + nn.Embed(6, 1)(cond))
+        return jnp.tanh(nn.Dense(z.shape[-1])(z) + nn.Embed(6, 1)(cond["label"]))
 
 
 SIZE = 64
-TINY = speed.Bench(Tiny(), (SIZE,), 5, batch=3, steps=8, rounds=2, limit=64)
+TINY = bench.Bench(Tiny(), (SIZE,), 5, batch=3, steps=8, rounds=2, limit=64)
 
 ASKED = {
     "unguided": 1,
@@ -50,7 +54,7 @@ ASKED = {
 
 @pytest.mark.parametrize("name", ASKED)
 def test_evaluations_are_those_that_a_method_is_made_of(name):
-    make = speed.methods(TINY.labels, TINY.null, TINY.steps)[name]
+    make = speed.methods(TINY.cond, TINY.null, TINY.steps)[name]
     assert speed.evaluations(make, TINY) == {
         "evaluations_an_image": ASKED[name] * TINY.steps,
         "transposes_an_image": TINY.steps if name == "energy" else 0,
@@ -62,7 +66,7 @@ def test_a_relative_time_is_the_median_of_the_ratios_in_each_round(monkeypatch):
     drift = np.array([1.0, 4.0, 10.0])
     taken = {"some": drift, "other": drift * [0.5, 0.5, 2.0]}
     monkeypatch.setattr(speed, "timed", lambda title, runs, **how: taken)
-    made = speed.methods(TINY.labels, TINY.null, TINY.steps)
+    made = speed.methods(TINY.cond, TINY.null, TINY.steps)
     makes = {"some": made["classifier_free"], "other": made["unguided"]}
     some, other = speed.compared("method", makes, "some", TINY)
     assert (some["relative_time"], other["relative_time"]) == (1.0, 0.5)
@@ -88,7 +92,7 @@ def test_every_run_is_timed_in_every_round_and_compiled_before():
 
 
 def test_guidance_is_limited_to_the_steps_in_the_middle():
-    guided = speed.methods(TINY.labels, TINY.null, 8)["classifier_free"](TINY.eps(), None)
+    guided = speed.methods(TINY.cond, TINY.null, 8)["classifier_free"](TINY.eps(), None)
     limited = speed.limited(guided, 0.5, 8)
     levels = schedules.Cosine().grid(8)[:-1]
     inside = [limited.at(level) is guided for level in levels.tolist()]
@@ -96,8 +100,8 @@ def test_guidance_is_limited_to_the_steps_in_the_middle():
 
 
 def test_the_processors_clock_stands_still_while_others_work():
-    assert speed.seconds(lambda: time.sleep(0.2), "wall") >= 0.2
-    assert speed.seconds(lambda: time.sleep(0.2), "processor") < 0.1
+    assert bench.seconds(lambda: time.sleep(0.2), "wall") >= 0.2
+    assert bench.seconds(lambda: time.sleep(0.2), "processor") < 0.1
 
 
 def test_the_network_alone_is_a_call_at_each_level():
@@ -105,8 +109,8 @@ def test_the_network_alone_is_a_call_at_each_level():
     levels = jnp.array([-2.0, 0.0, 3.0])
     want = z
     for level in levels:
-        want = eps(want, level, TINY.labels)
-    got = speed.network_alone(eps, z, TINY.labels, levels)
+        want = eps(want, level, TINY.cond)
+    got = speed.network_alone(eps, z, TINY.cond, levels)
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
@@ -118,7 +122,7 @@ def test_a_machine_that_slows_down_does_not_change_a_ratio(monkeypatch):
         slower = 1.5 ** (next(runs) // 4)
         return slower * (1.0 if run.func is speed.network_alone else 1.02)
 
-    monkeypatch.setattr(speed, "seconds", seconds)
+    monkeypatch.setattr(bench, "seconds", seconds)
     rows = speed.overhead(TINY)
     assert [row["solver"] for row in rows] == ["default", "ancestral", "ddim"]
     for row in rows:
@@ -129,7 +133,7 @@ def test_a_machine_that_slows_down_does_not_change_a_ratio(monkeypatch):
 def test_memory_does_not_grow_with_the_steps():
     few, many = speed.by_steps(TINY, steps=(16, 400))
     parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(TINY.eps()))
-    least = parameters + TINY.labels.nbytes + 4 * TINY.batch * SIZE
+    least = parameters + TINY.cond["label"].nbytes + 4 * TINY.batch * SIZE
     assert few["bytes"] >= least
     assert many["bytes"] - few["bytes"] < TINY.batch * SIZE * 4  # not one example's batch more
     assert few["relative_processor_seconds"] == few["relative_bytes"] == 1.0
@@ -138,12 +142,14 @@ def test_memory_does_not_grow_with_the_steps():
 
 def test_flops_are_those_of_the_products():
     products = 2 * SIZE * SIZE
-    assert products <= speed.flops(TINY, TINY.eps()) <= 1.1 * products
+    assert products <= throughput.flops(TINY, TINY.eps()) <= 1.1 * products
 
 
 def test_the_rate_of_products_is_their_work_by_their_time(monkeypatch):
-    monkeypatch.setattr(speed, "seconds", lambda run: 0.5 if np.isfinite(run()).all() else None)
-    assert speed.product_rate(jnp.bfloat16, 32, products=4) == 4 * 2 * 32**3 / 0.5
+    monkeypatch.setattr(
+        throughput, "seconds", lambda run: 0.5 if np.isfinite(run()).all() else None
+    )
+    assert throughput.product_rate(jnp.bfloat16, 32, products=4) == 4 * 2 * 32**3 / 0.5
 
 
 @pytest.mark.parametrize("start", [1, 7, 64, 500])
@@ -155,7 +161,7 @@ def test_the_search_ends_within_a_quarter_of_the_largest_that_fits(start):
             tried.append(size)
             return size <= capacity
 
-        found = speed.largest(fits, start=start, limit=100)
+        found = throughput.largest(fits, start=start, limit=100)
         most = min(capacity, 100)
         assert found <= most <= found + max(1, found // 4) - (found == most == 0)
         assert found == 0 or found in tried
@@ -164,46 +170,46 @@ def test_the_search_ends_within_a_quarter_of_the_largest_that_fits(start):
 
 
 def test_running_out_of_memory_is_no_time_and_another_error_an_error():
-    assert speed.unless_out_of_memory(lambda: jnp.zeros(2)) > 0.0
-    assert speed.unless_out_of_memory(lambda: jnp.zeros(10**16, jnp.uint8)) is None
+    assert throughput.unless_out_of_memory(lambda: jnp.zeros(2)) > 0.0
+    assert throughput.unless_out_of_memory(lambda: jnp.zeros(10**16, jnp.uint8)) is None
 
     def broken():
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
-        speed.unless_out_of_memory(broken)
+        throughput.unless_out_of_memory(broken)
 
 
 def test_throughput_counts_both_halves_and_stops_where_memory_does(monkeypatch):
     """A machine that takes 0.1 s an image, and holds 21 of them."""
 
     def taken(run):
-        batch = len(run.args[2])
+        batch = len(run.args[2]["label"])
         return 0.1 * batch if batch <= 21 else None
 
-    monkeypatch.setattr(speed, "unless_out_of_memory", taken)
-    monkeypatch.setattr(speed, "product_rate", lambda dtype, size: 1e6)
-    monkeypatch.setattr(speed, "flops", lambda bench, eps: 5e3)
-    rows = speed.by_batch(TINY)
+    monkeypatch.setattr(throughput, "unless_out_of_memory", taken)
+    monkeypatch.setattr(throughput, "product_rate", lambda dtype, size: 1e6)
+    monkeypatch.setattr(throughput, "flops", lambda bench, eps: 5e3)
+    rows = throughput.by_batch(TINY)
     assert [row["batch"] for row in rows] == [3, 6, 12, 18, 21, 24]
     assert [row["share_of_products"] for row in rows][-1] is None
     for row in rows[:-1]:
         assert row["images_a_second"] == pytest.approx(10.0)
         assert row["evaluations_a_second"] == pytest.approx(10.0 * 2 * 8)
         assert row["share_of_products"] == pytest.approx(10.0 * 2 * 8 * 5e3 / 1e6)
-    monkeypatch.setattr(speed, "unless_out_of_memory", lambda run: None)
+    monkeypatch.setattr(throughput, "unless_out_of_memory", lambda run: None)
     with pytest.raises(ValueError, match="not enough memory"):
-        speed.by_batch(TINY)
+        throughput.by_batch(TINY)
 
 
 @pytest.mark.parametrize(("name", "millions"), [("digits", 0.8), ("adm64", 296)])
 def test_the_networks_are_those_of_the_recipes(name, millions):
-    bench = speed.bench_of(name, "bfloat16")
-    z, label = jnp.zeros((1, *bench.shape)), jnp.zeros(1, jnp.int32)
-    shapes = jax.eval_shape(bench.network.init, jax.random.key(0), z, 0.0, label)
+    made = bench.bench_of(name, "bfloat16")
+    z, cond = jnp.zeros((1, *made.shape)), made._replace(batch=1).cond
+    shapes = jax.eval_shape(made.network.init, jax.random.key(0), z, jnp.zeros(1), cond)
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert count / 1e6 == pytest.approx(millions, rel=0.05)
-    assert bench.network.dtype == jnp.bfloat16
+    assert made.network.dtype == "bfloat16"
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
 
 

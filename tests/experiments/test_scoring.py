@@ -1,29 +1,69 @@
-"""What the experiments share: batches, scores that are kept, the table."""
+"""What the experiments share: recipes, data, scores that are kept, the table."""
 
 import json
 
 import numpy as np
 import pytest
+import recipes
 import scoring
 
-from cfg_jax import evaluation
-from cfg_jax.data import open_dataset
-from cfg_jax.training import config as recipe
+from cfg_jax import recipe, solvers
+from cfg_jax.data import Digits
 
 SCORES = {"label_accuracy": 0.975, "inception_score": 9.5, "frechet_distance": 2.0}
 
 
-def test_images_are_numbered_through_their_batches():
-    asked = []
+def test_a_recipe_takes_the_experiments_changes_and_then_the_users(tmp_path):
+    path = recipes.write(tmp_path)
 
-    def sample(labels, offset):
-        asked.append((offset, len(labels)))
-        return 2.0 * labels[:, None] + np.arange(offset, offset + len(labels))[:, None] - 6.0
+    def adapt(config):
+        config.train.steps, config.train.batch_size = 50, 24
 
-    labels = np.array([0, 1, 0, 1, 0, 1, 0])
-    images = scoring.drawn(sample, labels, batch=3)
-    assert asked == [(0, 3), (3, 3), (6, 3)]
-    np.testing.assert_array_equal(images[:, 0], np.clip(2.0 * labels + np.arange(7) - 6.0, -1, 1))
+    config = scoring.recipe_of(path, ["--config.train.steps", "70"], adapt)
+    want = recipes.tiny()
+    want.train.steps, want.train.batch_size = 70, 24
+    assert recipe.flatten(config) == recipe.flatten(want)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--config.condition.label.p_uncond=0"], "with and without its condition"),
+        (["--config.condition.label.guided=False"], "with and without its condition"),
+        (["--config.objective=CrossEntropy"], "with and without its condition"),
+        (["--steps", "3"], "unexpected argument '--steps'"),
+    ],
+)
+def test_a_recipe_of_another_kind_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        scoring.recipe_of(recipes.write(tmp_path), changes)
+
+
+def test_entries_that_are_hidden_together_are_found():
+    config = recipes.tiny_upscaler()
+    assert scoring.hidden(config) == ["label"]
+    config.condition.small.guided = True
+    assert scoring.hidden(config) == ["label", "small"]
+
+
+def test_the_splits_are_those_of_the_recipe():
+    train, held_out = scoring.splits(recipe.default())
+    for found, want in ((train, Digits().open("train")), (held_out, Digits().open("test"))):
+        np.testing.assert_array_equal(found.source[7]["x"], want.source[7]["x"])
+        assert len(found.source) == len(want.source)
+
+
+@pytest.mark.parametrize(
+    ("own", "v"),
+    [
+        (None, 0.3),
+        (solvers.Heun(), 0.3),
+        (solvers.Ancestral(v=None), 0.3),
+        (solvers.Ancestral(v=0.7), 0.7),
+    ],
+)
+def test_the_papers_sampler_keeps_a_recipes_v(own, v):
+    assert scoring.ancestral(own) == solvers.Ancestral(v=v)
 
 
 def test_a_score_is_measured_once_for_its_settings(tmp_path):
@@ -40,20 +80,6 @@ def test_a_score_is_measured_once_for_its_settings(tmp_path):
     assert scores(steps=2, w=0.1) == first == {"score": 1.0}
     assert scores(w=0.2, steps=2) == second == {"score": 2.0}
     assert len(measured) == 2
-
-
-def test_the_judge_scores_as_evaluate_does(trained):
-    data, cache = recipe.default().data, trained / "evaluation"
-    judge = scoring.judge_of(data, cache)
-    train, held_out = (open_dataset(data, split=split) for split in ("train", "test"))
-    scorer = evaluation.train_classifier(train, held_out, cache=cache)
-    images, labels = evaluation.load_arrays(held_out)
-    real = evaluation.moments(scorer.features_and_probabilities(images)[0])
-    want = evaluation.score(*evaluation.load_arrays(train), scorer, real)
-    assert judge.training == pytest.approx(vars(want), rel=1e-6)
-    itself = judge.scores(images, labels)
-    assert itself["frechet_distance"] == pytest.approx(0.0, abs=1e-3)
-    assert itself["label_accuracy"] == pytest.approx(scorer.held_out_accuracy)
 
 
 def test_the_table_has_a_line_a_point():

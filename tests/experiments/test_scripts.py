@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cfg_jax.cli import flagging
-from cfg_jax.training import config as recipe
+from cfg_jax import recipe
+from cfg_jax.cli import flagging, models
+from cfg_jax.data import Digits
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
@@ -113,12 +114,17 @@ def parse(monkeypatch):
     """A function from arguments to the flags that their command makes of them."""
     real = flagging.parse
 
-    def stop(*given):
-        raise ParsedError(real(*given))
+    def stop(*given, **named):
+        raise ParsedError(real(*given, **named))
+
+    def described(path):
+        """What lies in the work directory, which is not there: its labels make a flag."""
+        return recipe.Description(recipe.default(), Digits().peek())
 
     def parsed(argv):
         monkeypatch.chdir(ROOT)
         monkeypatch.setattr(flagging, "parse", stop)
+        monkeypatch.setattr(models, "describe", described)
         with pytest.raises(ParsedError) as caught:
             importlib.import_module(f"cfg_jax.cli.{argv[0]}").run(argv[1:])
         return caught.value.args[0]

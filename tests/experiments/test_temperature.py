@@ -3,6 +3,7 @@
 `experiments/` is no package, so the script is loaded from its path.
 """
 
+import importlib
 import itertools
 import json
 from pathlib import Path
@@ -16,7 +17,8 @@ from PIL import Image
 from scipy import stats
 
 import cfg_jax
-from cfg_jax import grids, mixtures, sample, schedules, solvers
+from cfg_jax import denoiser, evaluation, grids, mixtures, process, sample, schedules, solvers
+from cfg_jax.data import Digits
 
 ROOT = Path(__file__).parents[2]
 MEAN, STD = 0.7, 0.4
@@ -30,26 +32,35 @@ def script():
 
 
 @pytest.fixture(scope="module")
+def ways():
+    return importlib.import_module("temperature_ways")
+
+
+@pytest.fixture(scope="module")
+def plane():
+    return importlib.import_module("temperature_plane")
+
+
+@pytest.fixture(scope="module")
 def gaussian():
     return mixtures.gaussian_mixture([[[MEAN, MEAN]]], STD)
 
 
-def named(script, name):
-    (way,) = (way for way in script.WAYS if way.name == name)
+def named(ways, name):
+    (way,) = (way for way in ways.WAYS if way.name == name)
     return way
 
 
-def drawn(script, gaussian, name, strength):
-    x = script.drawn(
-        named(script, name),
+def drawn(ways, gaussian, name, strength):
+    x = ways.drawn(
+        named(ways, name),
         strength,
         gaussian,
         jax.random.key(3),
         np.zeros(COUNT, int),
         null=1,
         v=0.0,
-        clip=False,
-        grid=grids.UniformLogSNR(),
+        grid=grids.UniformLogSNR(start=-12.0, end=14.0),
         shape=(2,),
         schedule=SCHEDULE,
         steps=STEPS,
@@ -76,9 +87,9 @@ def recursion(*, score=1.0, noise=1.0):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 0.25])
 @pytest.mark.parametrize("name", ["score / τ", "noise × √τ"])
-def test_a_gaussian_at_a_temperature(script, gaussian, name, temperature):
+def test_a_gaussian_at_a_temperature(ways, gaussian, name, temperature):
     t = temperature
-    x = drawn(script, gaussian, name, t)
+    x = drawn(ways, gaussian, name, t)
     scaled = {"score": t} if name == "score / τ" else {"noise": t}
     mean, variance = recursion(**scaled)
     closed = STD**2 * t / (2.0 - t) if name == "score / τ" else STD**2 * t
@@ -89,45 +100,45 @@ def test_a_gaussian_at_a_temperature(script, gaussian, name, temperature):
 
 
 @pytest.mark.parametrize("bound", [1.1, 2.0])
-def test_truncated_noise_is_noise_of_less_variance(script, gaussian, bound):
+def test_truncated_noise_is_noise_of_less_variance(ways, gaussian, bound):
     density = stats.norm.pdf(bound)
     kept = 1.0 - 2.0 * bound * density / (2.0 * stats.norm.cdf(bound) - 1.0)
     assert kept == pytest.approx(stats.truncnorm(-bound, bound).var())
-    x = drawn(script, gaussian, "truncated noise", bound)
+    x = drawn(ways, gaussian, "truncated noise", bound)
     _, variance = recursion(noise=kept)
     assert x.var() == pytest.approx(variance, rel=4.0 * np.sqrt(2.0 / x.size))
 
 
-def test_a_truncated_start_ends_where_the_flow_does(script, gaussian):
+def test_a_truncated_start_ends_where_the_flow_does(ways, gaussian):
     """The flow of one Gaussian takes the noise n to m + s n."""
-    x = drawn(script, gaussian, "truncated start", 1.1)
+    x = drawn(ways, gaussian, "truncated start", 1.1)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(3), jnp.arange(COUNT))
     n = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 0), (2,)))(keys)
-    want = MEAN + STD * np.asarray(script.Truncated(bound=1.1)(n)).ravel()
+    want = MEAN + STD * np.asarray(ways.Truncated(bound=1.1)(n)).ravel()
     np.testing.assert_allclose(x, want, atol=5e-3)
 
 
-def test_truncation_maps_quantiles_to_quantiles(script):
+def test_truncation_maps_quantiles_to_quantiles(ways):
     n = np.linspace(-5.5, 5.5, 301)
     for bound in (0.5, 1.5, 3.0):
         want = stats.truncnorm(-bound, bound).ppf(stats.norm.cdf(n))
-        got = script.Truncated(bound=bound)(jnp.asarray(n, jnp.float32))
+        got = ways.Truncated(bound=bound)(jnp.asarray(n, jnp.float32))
         np.testing.assert_allclose(got, want, atol=2e-3)
         assert np.abs(got).max() <= bound
-    np.testing.assert_allclose(script.Truncated(bound=np.inf)(n[50:-50]), n[50:-50], atol=2e-3)
+    np.testing.assert_allclose(ways.Truncated(bound=np.inf)(n[50:-50]), n[50:-50], atol=2e-3)
 
 
-def test_a_scaled_score_is_guidance_without_its_second_term(script, gaussian):
+def test_a_scaled_score_is_guidance_without_its_second_term(ways, gaussian):
     def network(z, logsnr, cond):
         return jnp.where((cond == 0)[:, None], gaussian(z, logsnr, None), 0.0)
 
     z, labels = jax.random.normal(jax.random.key(0), (5, 2)), jnp.zeros(5, int)
-    guided = named(script, "guidance").guide(network, 2.0, 1)
-    tempered = named(script, "score / τ").guide(network, 1.0 / 3.0, 1)
+    guided = named(ways, "guidance").guide(network, 2.0, 1)
+    tempered = named(ways, "score / τ").guide(network, 1.0 / 3.0, 1)
     np.testing.assert_allclose(tempered(z, 0.5, labels), guided(z, 0.5, labels), rtol=1e-5)
 
 
-def test_every_way_begins_with_what_sample_draws(script, gaussian):
+def test_every_way_begins_with_what_sample_draws(ways, gaussian):
     """At the first of its strengths; the flow's noise goes through quantiles and back."""
     walk = {"shape": (2,), "schedule": SCHEDULE, "steps": 4, "offset": 7}
     labels = np.zeros(6, int)
@@ -135,35 +146,53 @@ def test_every_way_begins_with_what_sample_draws(script, gaussian):
         sample(gaussian, jax.random.key(1), labels, solver=solver, **walk)
         for solver in (solvers.Ancestral(v=0.3), None)
     )
-    for way in script.WAYS:
-        x = script.drawn(
-            way, way.strengths[0], gaussian, jax.random.key(1), labels, null=1, clip=False, **walk
-        )
+    for way in ways.WAYS:
+        x = ways.drawn(way, way.strengths[0], gaussian, jax.random.key(1), labels, null=1, **walk)
         np.testing.assert_allclose(x, flow if way.flow else ancestral, atol=2e-4)
 
 
-def test_a_density_at_a_temperature(script, gaussian):
+def test_a_density_at_a_temperature(plane, gaussian):
     axis = np.linspace(-4.0, 4.0, 201)
-    mass = script.densities(gaussian, axis, 0.5)
+    mass = plane.densities(gaussian, axis, 0.5)
     assert mass.sum() == pytest.approx(1.0)
     moment = mass[0].sum(0) @ np.square(axis - MEAN)
     assert moment == pytest.approx(0.5 * STD**2, rel=1e-3)
-    points = script.from_grid(mass, axis, 4000, seed=0)[0]
+    points = plane.from_grid(mass, axis, 4000, seed=0)[0]
     np.testing.assert_allclose(points.mean(0), MEAN, atol=0.02)
     np.testing.assert_allclose(points.var(0), 0.5 * STD**2, rtol=0.1)
 
 
-def test_an_arms_mean_is_not_on_the_arm(script):
-    mixture = script.arms()
+def test_an_arms_mean_is_not_on_the_arm(plane):
+    mixture = plane.arms()
     steps = np.linalg.norm(np.diff(mixture.means, axis=1), axis=-1)
     assert steps.max() < 1.02 * steps.min()
     nearest = np.linalg.norm(mixture.means - mixture.means.mean(1, keepdims=True), axis=-1).min(1)
     assert np.all(nearest > 3.0 * np.max(mixture.stds))
 
 
-def test_it_draws_scores_and_shows(script, trained, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(script, "PLANE_STEPS", 4)
-    monkeypatch.setattr(script, "FLOW_STEPS", 4)
+def cooled(run, labels, temperature):
+    """Two ancestral steps of v = 0.3, the variance of all noise times the temperature."""
+    network, cond = denoiser.clipped(run.denoiser), {"label": jnp.asarray(labels)}
+    first, second, _ = run.schedule.grid(2).tolist()
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(len(labels)))
+
+    def noise(fold):
+        def one(key):
+            return jax.random.normal(jax.random.fold_in(key, fold), run.shape)
+
+        return jnp.sqrt(temperature) * jax.vmap(one)(keys)
+
+    z = noise(0)
+    x = denoiser.read(network, z, first, cond).x
+    mean, _ = process.posterior(z, x, logsnr=first, logsnr_next=second)
+    variance = process.reverse_variance(logsnr=first, logsnr_next=second, v=0.3)
+    z = mean + jnp.sqrt(variance) * noise(1)
+    return denoiser.read(network, z, second, cond).x
+
+
+def test_it_draws_scores_and_shows(script, plane, trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(plane, "PLANE_STEPS", 4)
+    monkeypatch.setattr(plane, "FLOW_STEPS", 4)
     monkeypatch.setattr(script, "PICTURED", 4)
     few = [way._replace(strengths=way.strengths[1:2]) for way in script.WAYS]
     monkeypatch.setattr(script, "WAYS", few)
@@ -177,16 +206,17 @@ def test_it_draws_scores_and_shows(script, trained, tmp_path, monkeypatch, capsy
     report = json.loads(out.with_suffix(".json").read_text())
 
     run, labels = cfg_jax.load(trained), np.arange(12) % 10
-    judge = script.scoring.judge_of(run.config.data, trained / "evaluation")
-    x = run.sample(jax.random.key(0), labels, w=0.1, steps=2, solver=solvers.Ancestral(v=0.3))
+    data = [Digits().open(split) for split in ("train", "test")]
+    judge = evaluation.judge_of(*data, cache=trained / "evaluation")
+    walk = {"steps": 2, "grid": grids.UniformU()}
+    solver = solvers.Ancestral(v=0.3)
+    x = run.sample(jax.random.key(0), label=labels, w=0.1, solver=solver, **walk)
     want = judge.scores(np.clip(x, -1, 1), labels)
     (row,) = report["curves"]["guidance"]
     assert row["strength"] == "0.1"
     assert {score: row[score] for score in want} == pytest.approx(want, rel=1e-2)
-    cooler = {"v": 0.3, "shape": run.shape, "schedule": run.schedule, "steps": 2}
-    x = script.drawn(few[2], 0.9, run.denoiser, jax.random.key(0), labels, null=10, **cooler)
     (row,) = report["curves"]["noise × √τ"]
-    want = judge.scores(np.clip(x, -1, 1), labels)
+    want = judge.scores(np.clip(cooled(run, labels, 0.9), -1, 1), labels)
     assert {score: row[score] for score in want} == pytest.approx(want, rel=1e-2)
     assert "| noise × √τ | τ = 0.9 |" in printed
 

@@ -3,6 +3,7 @@
 `experiments/` is no package, so the script is loaded from its path.
 """
 
+import importlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,8 @@ import scripts
 from PIL import Image
 
 import cfg_jax
-from cfg_jax import guidance, mixtures, sample, schedules, solvers
+from cfg_jax import evaluation, guidance, mixtures, sample, schedules, solvers
+from cfg_jax.data import Digits
 from cfg_jax.sampling.defaults import DEFAULT_GRID, default_solver
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +28,11 @@ NULL = 10
 @pytest.fixture
 def script():
     return scripts.load("which_solver_which_guidance")
+
+
+@pytest.fixture
+def methods():
+    return importlib.import_module("which_solver_methods")
 
 
 @pytest.fixture
@@ -50,7 +57,6 @@ def small(script, monkeypatch):
         "STRENGTHS": (1.0,),
         "FINE": 6,
         "FEW_TO_MANY": (2,),
-        "STEPS": 2,
         "INVERTED_IN": (2,),
         "methods": few,
     }.items():
@@ -70,12 +76,11 @@ def test_errors_are_those_to_the_exact_end(script, monkeypatch):
     rng = np.random.default_rng(0)
     mixture = mixtures.gaussian_mixture(rng.normal(0.0, 0.5, (3, 2, 4)), 0.2)
     run = SimpleNamespace(
-        null=3,
         shape=(4,),
         guided=lambda w: guidance.classifier_free(mixture, w=w, null=3),
     )
-    found = script.flow_ends(run, samples=12, seed=5)
     key, labels = jax.random.key(5), np.arange(12) % 3
+    found = script.flow_ends(run, labels, seed=5)
     z = np.stack(
         [
             jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, i), 0), (4,))
@@ -109,14 +114,15 @@ def test_errors_are_those_to_the_exact_end(script, monkeypatch):
     assert found["unsettled"]["1"] < 0.05 * found["solvers"]["default"]["1"][-1][1]
 
 
-def test_what_an_image_costs(script):
+def test_what_an_image_costs(methods):
     schedule = schedules.Cosine()
-    levels = DEFAULT_GRID(schedule, script.STEPS)[:-1]
-    inside = int(np.sum((levels >= script.LOW) & (levels < script.HIGH)))
-    assert 0 < inside < script.STEPS
+    levels = DEFAULT_GRID(schedule, methods.STEPS)[:-1]
+    inside = int(np.sum((levels >= methods.LOW) & (levels < methods.HIGH)))
+    assert 0 < inside < methods.STEPS
     costs = {"none": 20, "classifier_free": 40, "interval": 20 + inside, "plus_plus": 100}
     costs["autoguidance"] = 40
-    assert {name: script.evaluations(name, NULL, schedule) for name in costs} == costs
+    null, cond = {"label": NULL}, {"label": jax.numpy.zeros(1, int)}
+    assert {name: methods.evaluations(name, null, cond, schedule) for name in costs} == costs
 
 
 def test_tables_go_between_their_markers_alone(script):
@@ -151,15 +157,16 @@ def test_it_measures_draws_and_fills(small, trained, tmp_path):
     run, labels = cfg_jax.load(trained), np.arange(20) % NULL
     x = run.sample(
         jax.random.key(3),
-        labels,
+        label=labels,
         w=1.0,
-        steps=small.STEPS,
-        solver=default_solver(small.STEPS),
+        steps=2,
+        solver=default_solver(2),
         grid=DEFAULT_GRID,
     )
     (row,) = (row for row in report["guidance"]["classifier_free"] if row["w"] == 1.0)
-    judge = small.scoring.judge_of(run.config.data, run.workdir / "evaluation")
-    for name, score in judge.scores(x, labels).items():
+    data = [Digits().open(split) for split in ("train", "test")]
+    judge = evaluation.judge_of(*data, cache=trained / "evaluation")
+    for name, score in judge.scores(np.asarray(x), labels).items():
         assert row[name] == pytest.approx(score, rel=1e-3), name
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfg_jax import guidance, mixtures, sample, schedules, solvers
+from cfg_jax import grids, guidance, mixtures, sample, schedules, solvers
 
 RNG = np.random.default_rng(2)
 MIXTURE = mixtures.gaussian_mixture(
@@ -53,7 +53,10 @@ def test_the_forms_agree_as_steps_grow(around):
 
     def walk(denoiser, steps, shift=None):
         solver = solvers.Ancestral(v=0.5, shift=shift)
-        return sample(denoiser, jax.random.key(1), LABELS, solver=solver, steps=steps, **there)
+        grid = grids.UniformU()
+        return sample(
+            denoiser, jax.random.key(1), LABELS, solver=solver, grid=grid, steps=steps, **there
+        )
 
     apart = []
     for steps in (32, 128):

@@ -1,5 +1,7 @@
 """Checkpoints of guided-diffusion: their names, and the networks they make, against NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +13,8 @@ from cfg_jax import schedules
 from cfg_jax.interop import guided_diffusion
 from cfg_jax.interop.guided_diffusion import ARCHITECTURES, Architecture
 from cfg_jax.networks import Encoder, UNet
-from cfg_jax.networks.unet import LearnedVariance
-from cfg_jax.nn.layers import TimestepFeatures
+from cfg_jax.nn import TimestepFeatures
+from cfg_jax.parts import Beside, Classes
 
 SCHEDULE = schedules.LinearBeta(steps=100)
 LEVELS = {
@@ -21,14 +23,14 @@ LEVELS = {
     "blocks": 1,
     "attention_resolutions": (4,),
     "head_channels": 32,
-    "num_classes": 5,
     "level_features": TimestepFeatures(schedule=SCHEDULE),
 }
+LABEL = ("label", Classes(5))
+COND = {"label": jnp.array([4, 0, 2])}
 T = np.array([0, 37, 99])
 LAM = jnp.asarray(SCHEDULE.levels[T], jnp.float32)
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3, 8, 8, 3))
-LABELS = np.array([4, 0, 2])
 
 
 def conv(inputs, outputs, size=3):
@@ -141,28 +143,28 @@ def tensors(names):
 
 
 def unet(**options):
-    return UNet(**{**LEVELS, "null": False, "learned_variance": True} | options)
+    return UNet(**{**LEVELS, "inlets": (LABEL,), "learned_variance": True} | options)
+
+
+def encoder():
+    return Encoder(**LEVELS, num_classes=5)
 
 
 def nchw(x):
     return np.moveaxis(np.asarray(x, np.float64), -1, 1)
 
 
-@jax.jit
-def answers(learned, z, logsnr, cond):
-    """ε̂ and v."""
-    return learned.network.apply(learned.params, z, logsnr, cond), learned(z, logsnr, cond)
+@functools.partial(jax.jit, static_argnums=0)
+def answers(network, params, z, logsnr, cond):
+    return network.apply(params, z, logsnr, cond)
 
 
 def check_unet(network, state, spec, x, cond, seen):
     """Compares ε̂ and v of our network with those of NumPy's, which sees `seen`."""
     arch = Architecture(network=network, side=8, legacy=spec.legacy)
     params = guided_diffusion.parameters(state, arch)
-    eps, v = answers(
-        LearnedVariance(network=network, params=params), jnp.asarray(x, jnp.float32), LAM, cond
-    )
-    labels = LABELS if network.num_classes else None
-    want = np.moveaxis(Network(state, spec).unet(nchw(seen), T, labels), 1, -1)
+    eps, v = answers(network, params, jnp.asarray(x, jnp.float32), LAM, cond)
+    want = np.moveaxis(Network(state, spec).unet(nchw(seen), T, cond.get("label")), 1, -1)
     scale = np.abs(want).max()
     np.testing.assert_allclose(eps, want[..., :3], atol=1e-4 * scale)
     np.testing.assert_allclose(v, (want[..., 3:] + 1) / 2, atol=1e-4 * scale)
@@ -172,28 +174,29 @@ def check_unet(network, state, spec, x, cond, seen):
 @pytest.mark.parametrize("heads", [0, 4])
 def test_a_unet_is_theirs(legacy, heads):
     spec = Spec(32, legacy=legacy, heads=heads, resized=RESIZED)
-    check_unet(unet(heads=heads), tensors(UNET), spec, X, jnp.asarray(LABELS), X)
+    check_unet(unet(heads=heads), tensors(UNET), spec, X, COND, X)
 
 
 def test_a_unet_that_changes_size_by_convolutions_is_theirs():
-    check_unet(unet(resample="conv"), tensors(CONV), Spec(32), X, jnp.asarray(LABELS), X)
+    check_unet(unet(resample="conv"), tensors(CONV), Spec(32), X, COND, X)
 
 
 def test_an_unconditional_unet_is_theirs():
     names = {name: shape for name, shape in UNET.items() if name != "label_emb"}
-    check_unet(unet(num_classes=0), tensors(names), Spec(32, resized=RESIZED), X, None, X)
+    check_unet(unet(inlets=()), tensors(names), Spec(32, resized=RESIZED), X, {}, X)
 
 
 def test_an_upsampler_is_theirs():
     small = X[:, :4, 2:6]
-    cond = {"label": jnp.asarray(LABELS), "small": jnp.asarray(small, jnp.float32)}
+    cond = {**COND, "small": jnp.asarray(small, jnp.float32)}
     seen = np.concatenate([X, bilinear(small, 2)], axis=-1)
     spec = Spec(32, resized=RESIZED)
-    check_unet(unet(upscale=2), tensors(UPSAMPLER), spec, X, cond, seen)
+    network = unet(inlets=(LABEL, ("small", Beside((4, 4, 3)))))
+    check_unet(network, tensors(UPSAMPLER), spec, X, cond, seen)
 
 
 def test_a_classifier_is_theirs():
-    network = Encoder(**LEVELS)
+    network = encoder()
     state = tensors(ENCODER)
     params = guided_diffusion.parameters(state, Architecture(network=network, side=8))
     got = jax.jit(network.apply)(params, jnp.asarray(X, jnp.float32), LAM)
@@ -203,7 +206,7 @@ def test_a_classifier_is_theirs():
 
 def test_half_precision_becomes_float32():
     state = {name: value.astype(np.float16) for name, value in tensors(ENCODER).items()}
-    params = guided_diffusion.parameters(state, Architecture(network=Encoder(**LEVELS), side=8))
+    params = guided_diffusion.parameters(state, Architecture(network=encoder(), side=8))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 

@@ -3,6 +3,7 @@
 Needs torch, and a checkout of OpenAI's guided-diffusion that GUIDED_DIFFUSION names.
 """
 
+import functools
 import importlib.util
 import os
 import sys
@@ -13,13 +14,13 @@ import numpy as np
 import pytest
 
 import cfg_jax
-from cfg_jax import guidance, schedules, solvers
+from cfg_jax import grids, guidance, prediction, schedules, solvers
 from cfg_jax.interop import guided_diffusion, torch_file
 from cfg_jax.interop.guided_diffusion import ARCHITECTURES, Architecture
 from cfg_jax.networks import Encoder, UNet
 from cfg_jax.networks.encoder import LogProb
-from cfg_jax.networks.unet import LearnedVariance
-from cfg_jax.nn.layers import TimestepFeatures
+from cfg_jax.nn import TimestepFeatures
+from cfg_jax.parts import Beside, Classes
 
 CHECKOUT = os.environ.get("GUIDED_DIFFUSION")
 pytestmark = [
@@ -37,14 +38,15 @@ LEVELS = {
     "blocks": 1,
     "attention_resolutions": (8, 4),
     "head_channels": 32,
-    "num_classes": CLASSES,
 }
+LABEL = ("label", Classes(CLASSES))
 SCHEDULE = schedules.LinearBeta(steps=1000)
 KEY = jax.random.key(7)
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3, SIDE, SIDE, 3)).astype(np.float32)
 T = np.array([0, 421, 999])
 LABELS = np.array([4, 0, 2])
+COND = {"label": jnp.asarray(LABELS)}
 
 
 @pytest.fixture(autouse=True)
@@ -106,8 +108,14 @@ def told(rescaled=False, schedule=SCHEDULE):
 
 def our_unet(**options):
     return UNet(
-        **LEVELS | {"null": False, "learned_variance": True, "level_features": told()} | options
+        **LEVELS
+        | {"inlets": (LABEL,), "learned_variance": True, "level_features": told()}
+        | options
     )
+
+
+def our_classifier():
+    return Encoder(**LEVELS, num_classes=CLASSES, level_features=told())
 
 
 def nchw(x):
@@ -124,11 +132,11 @@ def assert_close(got, want, relative):
     np.testing.assert_allclose(got, want, atol=relative * np.abs(want).max(), rtol=0)
 
 
-@jax.jit
-def both(learned, z, logsnr, cond):
+@functools.partial(jax.jit, static_argnums=0)
+def both(network, params, z, logsnr, cond):
     """All outputs, as theirs has them."""
-    eps = learned.network.apply(learned.params, z, logsnr, cond)
-    return jnp.concatenate([eps, 2 * learned(z, logsnr, cond) - 1], axis=-1)
+    eps, v = network.apply(params, z, logsnr, cond)
+    return jnp.concatenate([eps, 2 * v - 1], axis=-1)
 
 
 KINDS = {
@@ -136,7 +144,7 @@ KINDS = {
     "new attention": ({"use_new_attention_order": True}, {}, False),
     "heads": ({"num_head_channels": -1, "num_heads": 4}, {"heads": 4}, True),
     "convolutions": ({"resblock_updown": False}, {"resample": "conv"}, True),
-    "unconditional": ({"num_classes": None}, {"num_classes": 0}, True),
+    "unconditional": ({"num_classes": None}, {"inlets": ()}, True),
     "fewer channels first": (
         {"model_channels": 64, "channel_mult": (0.5, 1, 1)},
         {"channels": 64, "channel_mult": (0.5, 1, 1)},
@@ -152,16 +160,11 @@ def test_unets(kind, tmp_path):
     theirs, options, legacy = KINDS[kind]
     module, network = their_unet(**theirs), our_unet(**options)
     params = ours(module, network, tmp_path, legacy)
-    labels = LABELS if network.num_classes else None
     with torch.no_grad():
-        y = None if labels is None else torch.tensor(labels)
+        y = torch.tensor(LABELS) if network.takes else None
         want = module(nchw(X), torch.from_numpy(T), y)
-    got = both(
-        LearnedVariance(network=network, params=params),
-        X,
-        jnp.asarray(SCHEDULE.levels[T], jnp.float32),
-        labels if labels is None else jnp.asarray(labels),
-    )
+    lam = jnp.asarray(SCHEDULE.levels[T], jnp.float32)
+    got = both(network, params, X, lam, COND if network.takes else {})
     assert_close(got, nhwc(want), 1e-4)
 
 
@@ -174,8 +177,7 @@ def test_rescaled_time_steps(tmp_path):
     params = ours(module, network, tmp_path)
     with torch.no_grad():
         want = module(nchw(X), torch.from_numpy(t * 4.0), torch.tensor(LABELS))
-    learned = LearnedVariance(network=network, params=params)
-    got = both(learned, X, jnp.asarray(schedule.levels[t], jnp.float32), jnp.asarray(LABELS))
+    got = both(network, params, X, jnp.asarray(schedule.levels[t], jnp.float32), COND)
     assert_close(got, nhwc(want), 1e-4)
 
 
@@ -186,14 +188,13 @@ def test_upsamplers(tmp_path):
     levels = their_levels(out_channels=6, num_classes=CLASSES)
     sizes = levels.pop("image_size"), levels.pop("in_channels")
     module = randomised(SuperResModel(*sizes, **levels))
-    network = our_unet(upscale=4)
+    network = our_unet(inlets=(LABEL, ("small", Beside((4, 4, 3)))))
     params = ours(module, network, tmp_path)
     small = X[:, :4, 3:7]
     with torch.no_grad():
         want = module(nchw(X), torch.from_numpy(T), low_res=nchw(small), y=torch.tensor(LABELS))
-    cond = {"label": jnp.asarray(LABELS), "small": jnp.asarray(small)}
-    learned = LearnedVariance(network=network, params=params)
-    got = both(learned, X, jnp.asarray(SCHEDULE.levels[T], jnp.float32), cond)
+    cond = {**COND, "small": jnp.asarray(small)}
+    got = both(network, params, X, jnp.asarray(SCHEDULE.levels[T], jnp.float32), cond)
     assert_close(got, nhwc(want), 1e-4)
 
 
@@ -201,7 +202,7 @@ def test_classifiers_and_their_gradients(tmp_path):
     import torch
     import torch.nn.functional as functional
 
-    module, network = their_classifier(), Encoder(**LEVELS, level_features=told())
+    module, network = their_classifier(), our_classifier()
     params = ours(module, network, tmp_path)
     x = nchw(X).requires_grad_(True)
     logits = module(x, torch.from_numpy(T))
@@ -209,20 +210,26 @@ def test_classifiers_and_their_gradients(tmp_path):
     (gradient,) = torch.autograd.grad(chosen.sum(), x)
     lam = jnp.asarray(SCHEDULE.levels[T], jnp.float32)
     assert_close(jax.jit(network.apply)(params, X, lam), logits.detach().numpy(), 1e-4)
-    log_prob = LogProb(network=network, params=params)
-    uphill = jax.jit(lambda f: f(jnp.asarray(X), lam, jnp.asarray(LABELS)))
+    log_prob = LogProb(network=network, params=params, of="label")
+    uphill = jax.jit(lambda f: f(jnp.asarray(X), lam, COND))
     assert_close(uphill(guidance.ascent(log_prob, w=1.0)), nhwc(gradient), 1e-4)
 
 
 @pytest.fixture
 def pair(tmp_path):
-    """Their network and classifier, and ours."""
+    """Their network and classifier, and our denoiser, which also tells v, and log p(c|z)."""
     unet, classifier = their_unet(), their_classifier()
-    network, encoder = our_unet(), Encoder(**LEVELS, level_features=told())
+    network, encoder = our_unet(), our_classifier()
+
+    def denoiser(params, z, logsnr, cond):
+        eps, v = network.apply(params, z, logsnr, cond)
+        found = prediction.estimate(eps, z, logsnr=logsnr, kind=prediction.EPS)
+        return found._replace(v=v)
+
     return (
         (unet, classifier),
-        LearnedVariance(network=network, params=ours(unet, network, tmp_path)),
-        LogProb(network=encoder, params=ours(classifier, encoder, tmp_path)),
+        jax.tree_util.Partial(denoiser, ours(unet, network, tmp_path)),
+        LogProb(network=encoder, params=ours(classifier, encoder, tmp_path), of="label"),
     )
 
 
@@ -266,18 +273,18 @@ def their_sample(modules, monkeypatch, *, ddim, scale):
 
 @pytest.mark.parametrize("scale", [0.0, 2.0])
 def test_twenty_ancestral_steps(pair, monkeypatch, scale):
-    theirs, learned, log_prob = pair
+    theirs, denoiser, log_prob = pair
     want = their_sample(theirs, monkeypatch, ddim=False, scale=scale)
-    eps = jax.tree_util.Partial(learned.network.apply, learned.params)
     got = cfg_jax.sample(
-        cfg_jax.denoiser.clipped(eps),
+        cfg_jax.denoiser.clipped(denoiser),
         KEY,
-        jnp.asarray(LABELS),
+        COND,
         shape=X.shape[1:],
         schedule=SCHEDULE,
         solver=solvers.Ancestral(
-            v=learned, shift=guidance.ascent(log_prob, w=scale) if scale else None
+            v=None, shift=guidance.ascent(log_prob, w=scale) if scale else None
         ),
+        grid=grids.UniformU(),
         steps=STEPS,
         z=jnp.asarray(X),
     )
@@ -286,16 +293,16 @@ def test_twenty_ancestral_steps(pair, monkeypatch, scale):
 
 @pytest.mark.parametrize("scale", [0.0, 2.0])
 def test_twenty_ddim_steps(pair, monkeypatch, scale):
-    theirs, learned, log_prob = pair
+    theirs, denoiser, log_prob = pair
     want = their_sample(theirs, monkeypatch, ddim=True, scale=scale)
-    eps = cfg_jax.denoiser.clipped(jax.tree_util.Partial(learned.network.apply, learned.params))
     got = cfg_jax.sample(
-        guidance.classifier(eps, log_prob, w=scale),
+        guidance.classifier(cfg_jax.denoiser.clipped(denoiser), log_prob, w=scale),
         KEY,
-        jnp.asarray(LABELS),
+        COND,
         shape=X.shape[1:],
         schedule=schedules.LinearBeta(steps=1000, spacing="leading"),
         solver=solvers.DDIM(),
+        grid=grids.UniformU(),
         steps=STEPS,
         z=jnp.asarray(X),
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from networks import random_variables
 
-from cfg_jax.networks.blocks import Levels, ResidualBlock
+from cfg_jax.networks.blocks import Levels, ResidualBlock, Shown
 
 RNG = np.random.default_rng(0)
 
@@ -65,7 +65,7 @@ class Resize(Levels):
 
     @nn.compact
     def __call__(self, x, embedding):
-        return self.change_size("change", x, embedding, False, self.way)
+        return self.change_size("change", x, Shown(embedding), self.way)
 
 
 @pytest.mark.parametrize("way", ["down", "up"])

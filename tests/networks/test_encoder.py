@@ -11,13 +11,7 @@ from scipy import special
 from cfg_jax.networks import Encoder
 from cfg_jax.networks.blocks import ResidualBlock
 from cfg_jax.networks.encoder import LogProb
-from cfg_jax.nn.layers import (
-    AttentionPool,
-    Conv,
-    GroupNorm,
-    SelfAttention,
-    noise_level_features,
-)
+from cfg_jax.nn import AttentionPool, Conv, GroupNorm, LogSNRFeatures, SelfAttention
 
 TINY = Encoder(
     channels=8,
@@ -47,7 +41,7 @@ def test_it_is_its_parts_put_together(variables):
     def part(module, name, *args):
         return module.apply({"params": variables["params"][name]}, *args)
 
-    features = noise_level_features(LAM, 8)
+    features = LogSNRFeatures()(LAM, 8)
     embedding = part(nn.Dense(32), "level_0", features)
     embedding = nn.silu(part(nn.Dense(32), "level_1", nn.silu(embedding)))
     h = part(Conv(8), "input", Z)
@@ -108,7 +102,41 @@ def test_its_gradient_is_the_slope_of_the_log_probability(variables):
 
 
 def test_what_it_cannot_take_is_refused():
-    with pytest.raises(ValueError, match="the encoder halves height and width 1 times"):
+    with pytest.raises(ValueError, match="the Encoder halves height and width 1 times"):
         TINY.init(jax.random.key(0), Z[:, :7], LAM)
-    with pytest.raises(ValueError, match="needs num_classes of at least 1"):
-        TINY.clone(num_classes=0).init(jax.random.key(0), Z, LAM)
+    with pytest.raises(ValueError, match="the Encoder needs num_classes"):
+        TINY.clone(num_classes=None).init(jax.random.key(0), Z, LAM)
+    with pytest.raises(ValueError, match="num_classes must be a whole number of at least 1"):
+        TINY.clone(num_classes=0)
+    with pytest.raises(ValueError, match="the Encoder takes no 'label' in its condition"):
+        TINY.init(jax.random.key(0), Z, LAM, {"label": LABELS})
+
+
+def test_it_takes_no_entries(variables):
+    assert TINY.takes == ()
+    np.testing.assert_array_equal(TINY.apply(variables, Z, LAM, {}), TINY.apply(variables, Z, LAM))
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (2, 4, 6, 1)])
+def test_sounds_and_videos_are_classified_too(shape):
+    """An example's logits are its own, and the order of its entries along each side matters."""
+    z = jnp.asarray(RNG.normal(size=(3, *shape)), jnp.float32)
+    variables = random_variables(TINY, z, LAM)
+    base = TINY.apply(variables, z, LAM)
+    assert base.shape == (3, 5)
+    changed = TINY.apply(variables, z.at[1].add(0.1), LAM)
+    np.testing.assert_allclose(changed[::2], base[::2], atol=1e-5)
+    for axis in range(1, z.ndim - 1):
+        moved = TINY.apply(variables, jnp.flip(z, axis), LAM)
+        assert (np.abs(moved - base).max(1) > 1e-4).all()
+
+
+def test_the_entry_that_is_the_class_is_found_in_a_dictionary(variables):
+    bare = LogProb(network=TINY, params=variables)
+    want = bare(Z, LAM, LABELS)
+    named = LogProb(network=TINY, params=variables, of="digit")
+    cond = {"digit": LABELS, "pose": jnp.ones((3, 2))}
+    np.testing.assert_array_equal(named(Z, LAM, cond), want)
+    for log_prob in (bare, named):
+        with pytest.raises(ValueError, match=r"knows the class by the entry .* it has 'label'"):
+            log_prob(Z, LAM, {"label": LABELS})

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import bilinear, random_variables
+from networks import bilinear, double, level_features, random_variables, two_dense
 
-from cfg_jax.diffusion.condition import Noisy, broadcast
+from cfg_jax.diffusion.condition import Noisy
 from cfg_jax.networks import UNet
 from cfg_jax.networks.blocks import REMAT, ResidualBlock
-from cfg_jax.networks.unet import LearnedVariance
+from cfg_jax.parts import Beside, Classes, Prediction, Vector
 
 TINY = {
     "channels": 8,
@@ -24,7 +24,8 @@ SMALLEST = UNet(channels=4, channel_mult=(1,), blocks=1, attention_resolutions=(
 RNG = np.random.default_rng(0)
 Z = jnp.asarray(RNG.normal(size=(3, 8, 8, 1)), jnp.float32)
 LAM = jnp.array([-3.0, 0.0, 5.0])
-LABELS = jnp.array([0, 2, 4])
+LABEL = ("label", Classes(5))
+LABELS = {"label": jnp.array([0, 2, 4])}
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="train")
@@ -35,15 +36,12 @@ def apply(module, variables, *args, **options):
 
 @pytest.fixture(scope="module")
 def net():
-    module = UNet(num_classes=4, **TINY)
+    module = UNet(inlets=(LABEL,), **TINY)
     return module, random_variables(module, Z, LAM, LABELS)
 
 
-def size(network, shape, labels):
-    variables = jax.eval_shape(
-        network.init, jax.random.key(0), jnp.zeros(shape), jnp.zeros(1), labels
-    )
-    return sum(leaf.size for leaf in jax.tree.leaves(variables))
+def size(network, shape):
+    return sum(leaf.size for leaf in jax.tree.leaves(network.shapes(shape)))
 
 
 def test_it_has_the_parameters_of_guided_diffusions_network():
@@ -51,7 +49,7 @@ def test_it_has_the_parameters_of_guided_diffusions_network():
     network = UNet(
         channels=64, channel_mult=(1, 2, 2), blocks=2, attention_resolutions=(16,), head_channels=32
     )
-    assert size(network, (1, 32, 32, 3), None) == 7_660_931
+    assert size(network, (32, 32, 3)) == 7_660_931
 
 
 def test_the_imagenet_64_network_has_the_published_296_million():
@@ -62,9 +60,9 @@ def test_the_imagenet_64_network_has_the_published_296_million():
         blocks=3,
         attention_resolutions=(32, 16, 8),
         head_channels=64,
-        num_classes=1000,
+        inlets=(("label", Classes(1000)),),
     )
-    assert round(size(network, (1, 64, 64, 3), jnp.zeros(1, jnp.int32)) / 1e6) == 296
+    assert round(size(network, (64, 64, 3)) / 1e6) == 296
 
 
 def test_it_starts_at_zero_and_its_blocks_as_identities():
@@ -82,7 +80,7 @@ def test_it_depends_on_image_level_and_label_of_each_example_alone(net):
     changes = [
         apply(module, variables, Z.at[1].add(0.1), LAM, LABELS),
         apply(module, variables, Z, LAM.at[1].add(0.1), LABELS),
-        apply(module, variables, Z, LAM, LABELS.at[1].set(3)),
+        apply(module, variables, Z, LAM, {"label": jnp.array([0, 3, 4])}),
     ]
     for changed in changes:
         assert np.abs(changed[1] - base[1]).max() > 1e-4
@@ -157,15 +155,13 @@ def test_unconditional_and_of_any_size_it_can_halve(shape):
 @pytest.mark.parametrize("shape", [(1, 7, 8, 1), (1, 8, 10, 1)])
 def test_a_size_it_cannot_halve_is_refused(shape):
     module = UNet(**{**TINY, "channel_mult": (1, 1, 1)})
-    with pytest.raises(ValueError, match=r"halves height and width 2 times.*multiples of 4"):
-        module.init(jax.random.key(0), jnp.zeros(shape), 0.0)
-
-
-def test_labels_missing_or_unwanted_are_refused():
-    with pytest.raises(ValueError, match="needs labels"):
-        UNet(num_classes=4, **TINY).init(jax.random.key(0), Z, 0.0)
-    with pytest.raises(ValueError, match="takes no labels"):
-        UNet(**TINY).init(jax.random.key(0), Z, 0.0, LABELS)
+    for refused in (
+        lambda: module.init(jax.random.key(0), jnp.zeros(shape), 0.0),
+        lambda: module.check(shape[1:]),
+        lambda: module.shapes(shape[1:]),
+    ):
+        with pytest.raises(ValueError, match=r"halves height and width 2 times.*multiples of 4"):
+            refused()
 
 
 def with_output(variables, part):
@@ -179,21 +175,20 @@ def test_a_learned_variance_is_the_second_half_of_the_outputs():
     z = Z[:, :4, :4]
     variables = random_variables(network, z, LAM)
     first, second = (with_output(variables, part) for part in (slice(0, 1), slice(1, 2)))
-    eps, interpolation = (apply(SMALLEST, half, z, LAM) for half in (first, second))
-    np.testing.assert_allclose(apply(network, variables, z, LAM), eps, atol=1e-5)
-    learned = LearnedVariance(network=network, params=variables)
-    np.testing.assert_allclose(learned(z, LAM, None), (interpolation + 1) / 2, atol=1e-5)
+    value, interpolation = (apply(SMALLEST, half, z, LAM) for half in (first, second))
+    got = apply(network, variables, z, LAM)
+    assert isinstance(got, Prediction)
+    np.testing.assert_allclose(got.value, value, atol=1e-5)
+    np.testing.assert_allclose(got.v, (interpolation + 1) / 2, atol=1e-5)
 
 
-def test_what_no_network_learned_cannot_be_asked_for():
-    z = Z[:, :4, :4]
-    with pytest.raises(ValueError, match="has learned no variance"):
-        SMALLEST.apply(random_variables(SMALLEST, z, LAM), z, LAM, method="variance")
+SMALL = ("small", Beside((4, 4, 1)))
 
 
-def test_an_upsampler_sees_the_small_image_enlarged_beside_the_noisy_one():
-    network = SMALLEST.clone(upscale=2)
-    cond = {"small": Z[:, :4, :4]}
+@pytest.mark.parametrize("name", ["small", "sketch"])
+def test_an_upsampler_sees_the_small_image_enlarged_beside_the_noisy_one(name):
+    network = SMALLEST.clone(inlets=((name, SMALL[1]),))
+    cond = {name: Z[:, :4, :4]}
     variables = random_variables(network, Z, LAM, cond)
     kernel = variables["params"]["input"]["Conv_0"]["kernel"]
     assert kernel.shape == (3, 3, 2, 4)
@@ -205,7 +200,7 @@ def test_an_upsampler_sees_the_small_image_enlarged_beside_the_noisy_one():
 
     for blind, plain, x in (
         (kernel.at[:, :, 1].set(0.0), kernel[:, :, :1], Z),
-        (kernel.at[:, :, 0].set(0.0), kernel[:, :, 1:], bilinear(cond["small"], 2)),
+        (kernel.at[:, :, 0].set(0.0), kernel[:, :, 1:], bilinear(cond[name], 2)),
     ):
         np.testing.assert_allclose(
             apply(network, seen(blind), Z, LAM, cond),
@@ -214,81 +209,32 @@ def test_an_upsampler_sees_the_small_image_enlarged_beside_the_noisy_one():
         )
 
 
-def test_an_upsampler_without_its_images_is_refused():
-    network = SMALLEST.clone(upscale=2)
-    with pytest.raises(ValueError, match="needs small images"):
-        network.init(jax.random.key(0), Z, LAM)
-    with pytest.raises(ValueError, match=r"small images must have shape \(3, 4, 4, 1\)"):
-        network.init(jax.random.key(0), Z, LAM, {"small": Z})
-    with pytest.raises(ValueError, match="takes no labels"):
-        network.init(jax.random.key(0), Z, LAM, {"small": Z[:, :4, :4], "label": LABELS})
-    with pytest.raises(ValueError, match="small images must have shape Noisy"):
-        network.clone(augmented=True).init(jax.random.key(0), Z, LAM, {"small": Z[:, :4, :4]})
-
-
-def test_a_size_that_is_no_multiple_of_its_factor_is_refused():
-    network = SMALLEST.clone(upscale=3)
-    with pytest.raises(ValueError, match=r"enlarges 3 times.*multiples of 3; got 8×8"):
-        network.shapes((8, 8, 1))
-
-
-def dense(layer, x):
-    return x @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"], np.float64)
-
-
-def silu(x):
-    return x / (1 + np.exp(-x))
-
-
-def two_layers(params, name, features):
-    return dense(params[f"{name}_1"], silu(dense(params[f"{name}_0"], features)))
-
-
 def test_vectors_and_levels_of_small_images_are_added_to_the_embedding():
     """The blocks see silu(level + label + vector + small level), the last two by float64 NumPy."""
-    network = SMALLEST.clone(num_classes=4, vector=3, upscale=2, augmented=True)
+    network = SMALLEST.clone(
+        inlets=(LABEL, ("vector", Vector(3)), ("small", Beside((4, 4, 1), noised=True)))
+    )
     vector = jnp.asarray(RNG.normal(size=(3, 3)), jnp.float32).at[1].set(0.0)
     small = Noisy(Z[:, :4, :4], jnp.array([0.0, -20.0, 7.0]))
-    cond = {"label": LABELS, "vector": vector, "small": small}
+    cond = {**LABELS, "vector": vector, "small": small}
     variables = random_variables(network, Z, LAM, cond)
     params = variables["params"]
     wide = np.concatenate([vector, [[1.0], [0.0], [1.0]]], axis=1)
-    angles = np.asarray(small.logsnr)[:, None] * np.logspace(1.0, -2.0, 2)
-    features = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
-    added = two_layers(params, "vector", wide) + two_layers(params, "small_level", features)
+    double_params = double(params)
+    added = two_dense(double_params, "vector", wide)
+    added += two_dense(double_params, "small_level", level_features(small.logsnr, 4))
 
-    plain = SMALLEST.clone(num_classes=4, upscale=2)
+    plain = SMALLEST.clone(inlets=(LABEL, SMALL))
     held = {name: leaf for name, leaf in params.items() if not name.startswith(("vector", "small"))}
     rows = []
     for i in range(3):  # the same, moved into the bias of the level's embedding
         level = held["level_1"]
         shifted = held | {"level_1": level | {"bias": level["bias"] + jnp.float32(added[i])}}
-        one = {"label": LABELS[i : i + 1], "small": small.z[i : i + 1]}
+        one = {"label": LABELS["label"][i : i + 1], "small": small.z[i : i + 1]}
         rows.append(apply(plain, {"params": shifted}, Z[i : i + 1], LAM[i : i + 1], one)[0])
     np.testing.assert_allclose(apply(network, variables, Z, LAM, cond), np.stack(rows), atol=2e-5)
 
 
-def test_its_nulls_fit_its_condition():
-    network = UNet(num_classes=4, vector=3, upscale=2, augmented=True, **TINY)
-    parts = network.inputs((8, 8, 3))[2]
-    cond = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), parts)
-    found = broadcast(network.nulls(null_logsnr=-20.0), cond)
-    assert found["label"].tolist() == [4]
-    assert not found["vector"].any()
-    assert not found["small"].z.any()
-    assert found["small"].logsnr.tolist() == [-20.0]
-    assert network.takes == ("label", "vector", "small")
-    assert UNet(num_classes=4, **TINY).nulls(null_logsnr=-20.0) == {"label": 4}
-
-
-def test_without_a_null_there_is_one_label_less():
-    sizes = [size(UNet(num_classes=4, null=n, **TINY), Z.shape, LABELS) for n in (True, False)]
+def test_every_class_has_an_embedding_the_null_too_if_it_is_counted():
+    sizes = [size(UNet(inlets=(("label", Classes(n)),), **TINY), (8, 8, 1)) for n in (5, 4)]
     assert sizes[0] - sizes[1] == 4 * TINY["channels"]
-
-
-def test_its_inputs_are_what_it_takes():
-    cond = UNet(num_classes=4, upscale=2, **TINY).inputs((8, 8, 3))[2]
-    assert cond["label"].shape == (1,)
-    assert cond["small"].shape == (1, 4, 4, 3)
-    for network in (UNet(**TINY), UNet(num_classes=4, upscale=2, **TINY)):
-        assert network.shapes((8, 8, 3))["params"]["output"]["Conv_0"]["bias"].shape == (3,)

@@ -1,10 +1,21 @@
 """Plans over the eight CPU devices, and analyses kept in a place of the tests' own."""
 
+import types
+from pathlib import Path
+
 import jax
+import numpy as np
 import pytest
 
+import cfg_jax
+from cfg_jax.blueprint import blueprint
+from cfg_jax.data.dataset import LABEL
+from cfg_jax.model import Model, of_blueprint
+from cfg_jax.parts import Facts
 from cfg_jax.planning.chips import Chip
 from cfg_jax.planning.topology import Topology
+
+OUTSIDE = Path(__file__).parents[1] / "outside"
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +29,17 @@ def kept(tmp_path, monkeypatch):
     """Where analyses are kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "cfg_jax"
+
+
+@pytest.fixture
+def pupil(monkeypatch):
+    """A recipe of somebody else's package, and its frozen teacher, which was never trained."""
+    monkeypatch.syspath_prepend(str(OUTSIDE))
+    import recipes_of_mine
+
+    plan = blueprint(recipes_of_mine.teacher(), Facts((8, 8, 1), tuple("0123456789"), LABEL))
+    shapes = jax.eval_shape(plan.init, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    teacher = Model(**of_blueprint(plan, params)).denoiser
+    monkeypatch.setattr(cfg_jax, "load", lambda path: types.SimpleNamespace(denoiser=teacher))
+    return recipes_of_mine.get_config(), teacher

@@ -134,8 +134,8 @@ def test_a_loop_of_unknown_length_is_refused():
 def test_the_network_costs_what_its_layers_do():
     network = UNet(channels=16, channel_mult=(1,), blocks=1, head_channels=16)
     z, logsnr = jnp.zeros((4, 8, 8, 3)), jnp.zeros(4)
-    params = jax.eval_shape(network.init, jax.random.key(0), z, logsnr)
-    found = flops.count(jax.jit(network.apply).trace(params, z, logsnr).jaxpr)
+    params = jax.eval_shape(network.init, jax.random.key(0), z, logsnr, {})
+    found = flops.count(jax.jit(network.apply).trace(params, z, logsnr, {}).jaxpr)
     positions = {1: 8 * 8, 3: (8 * 3 - 2) ** 2}
     expected = 0
     for *size, ins, outs in (leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim > 1):

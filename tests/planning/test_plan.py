@@ -1,16 +1,24 @@
 """Plans of the tiny recipe on CPU devices that pass for chips."""
 
 import dataclasses
+import re
 
 import jax
+import jax.numpy as jnp
 import pytest
 from analyses import analysis
 from recipes import tiny
 
+from cfg_jax import parts
+from cfg_jax.data.dataset import LABEL
+from cfg_jax.guidance.methods import Autoguidance
 from cfg_jax.networks import UNet
+from cfg_jax.objectives import Denoising
 from cfg_jax.planning import plan as plans
+from cfg_jax.planning.report import markdown
+from cfg_jax.recipe import copied, node
 
-DATA = {"shape": (8, 8, 1), "num_classes": 10}
+DATA = {"facts": parts.Facts((8, 8, 1), tuple("0123456789"), LABEL)}
 
 
 def split(**changed):
@@ -28,12 +36,19 @@ def plan(slice_, tmp_path_factory):
 
 
 def test_the_state_is_counted_leaf_by_leaf(plan):
-    network = UNet(8, (1,), 1, (), 8, num_classes=10)
+    network = UNet(
+        channels=8,
+        channel_mult=(1,),
+        blocks=1,
+        attention_resolutions=(),
+        head_channels=8,
+        inlets=(("label", parts.Classes(11)),),
+    )
     z, logsnr, label = (
         jax.ShapeDtypeStruct(s, d)
         for s, d in (((1, 8, 8, 1), "float32"), ((1,), "float32"), ((1,), "int32"))
     )
-    shapes = jax.eval_shape(network.init, jax.random.key(0), z, logsnr, label)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), z, logsnr, {"label": label})
     entries = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert plan.parameters == entries
     # Adam has two moments and a count, its learning rate another count, the clip nothing.
@@ -42,6 +57,7 @@ def test_the_state_is_counted_leaf_by_leaf(plan):
         "their averages": 4 * entries,
         "the optimiser's": 8 * entries + 8,
     }
+    assert plan.frozen == 0
 
 
 def test_a_gradient_is_reduced_once_and_nothing_else_of_size(plan):
@@ -101,3 +117,37 @@ def test_the_search_ends_at_the_largest_batch_that_the_compiler_takes(slice_, mo
     )
     with pytest.raises(ValueError, match=r"no batch fits cpu:8: one image a chip needs 2.00 GiB"):
         plans.search(split(train__batch_size=8), slice_, **DATA)
+
+
+def test_frozen_parameters_stand_in_the_table_and_are_read_by_the_step(slice_, pupil):
+    config, teacher = pupil
+    there = plans.make_plan(config, slice_, **DATA)
+    assert there.frozen == sum(4 * leaf.size for leaf in jax.tree.leaves(teacher.params))
+    assert there.frozen == there.state["parameters"]  # as large a network
+    table = markdown(there, title="it")
+    assert re.search(r"\| · frozen parameters +\| +0\.00 GiB \|", table)
+    # The sampler asks for both halves at each of two steps. A step asks the pupil once for each
+    # part of its loss, forwards and backwards, and the teacher once, forwards.
+    plain = copied(config)
+    plain.objective = node(Denoising, target="v")
+    alone = plans.make_plan(plain, slice_, **DATA, samples=0)
+    assert alone.frozen == 0
+    forward = there.sampling.flops / (2 * 2)
+    assert there.training.flops == 2 * alone.training.flops + forward
+
+
+def test_autoguidance_is_planned_with_a_network_as_large(slice_, monkeypatch):
+    models = []
+
+    def analysed(function, arguments, topology, **_):
+        models.append(arguments[0])
+        return analysis()
+
+    monkeypatch.setattr(plans, "analyse", analysed)
+    config = split()
+    config.guidance = node(Autoguidance, weak="runs/weak")
+    plans.make_plan(config, slice_, **DATA)
+    _, model = models
+    assert jax.tree.map(jnp.shape, model.weak.params) == jax.tree.map(jnp.shape, model.params)
+    leaves = [type(leaf) for leaf in jax.tree.leaves(model.guided(1.0))]
+    assert leaves.count(jax.ShapeDtypeStruct) == 2 * len(jax.tree.leaves(model.params))

@@ -2,18 +2,24 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import pytest
 from analyses import analysis
 from recipes import tiny
 
+from cfg_jax.data.dataset import LABEL
+from cfg_jax.parts import Facts
 from cfg_jax.planning.hlo import Collective
-from cfg_jax.planning.plan import Plan, bytes_a_chip
+from cfg_jax.planning.plan import Plan
 from cfg_jax.planning.report import advice, markdown
 from cfg_jax.planning.search import Trial
-from cfg_jax.runtime.mesh import device_mesh
+from cfg_jax.runtime.mesh import device_mesh, replicated
 from cfg_jax.training.program import build
+from cfg_jax.training.state import State
 
 GIB = 2**30
+FACTS = Facts((8, 8, 1), tuple("0123456789"), LABEL)
 
 
 @pytest.fixture
@@ -22,13 +28,18 @@ def plan(slice_):
     config = tiny()
     config.train.batch_size, config.train.steps = 1600, 43_200
     config.mesh.min_size = 1
+    whole = replicated(device_mesh(1, slice_.devices))
+
+    def of(size):
+        return jax.ShapeDtypeStruct((size,), jnp.int8, sharding=whole)
+
     return Plan(
         config=config,
         topology=slice_,
-        shape=(8, 8, 1),
-        num_classes=10,
+        facts=FACTS,
         parameters=1_000_000,
-        state={"parameters": GIB // 8, "their averages": GIB // 8, "the optimiser's": GIB // 4},
+        layout=State(None, None, of(GIB // 8), (of(GIB // 8),), of(GIB // 4)),
+        frozen=0,
         training=analysis(used=3 * GIB // 4, collectives=()),
         sampling=analysis(used=GIB // 4, flops=8_000_000, collectives=()),
         samples=800,
@@ -59,6 +70,19 @@ def test_times_and_rates_of_training(plan):
     assert training["FLOPs a byte of memory"] == ["4,000; the chip's balance is 1,000"]
 
 
+def test_frozen_parameters_are_a_row_of_their_own(plan):
+    assert "frozen" not in markdown(plan, title="it")
+    found = rows(markdown(dataclasses.replace(plan, frozen=GIB // 8), title="it"))
+    assert found["· frozen parameters"] == ["0.12 GiB"]
+    assert found["· all else: activations, gradients, batch, code"] == ["0.12 GiB"]
+
+
+def test_the_data_are_told(plan):
+    assert "data of 8×8×1, 10 classes. Batch 1,600" in markdown(plan, title="it")
+    alone = dataclasses.replace(plan, facts=Facts((2048, 1), (), {}))
+    assert "data of 2048×1. Batch 1,600" in markdown(alone, title="it")
+
+
 def test_times_and_rates_of_sampling(plan):
     sampling = rows(markdown(plan, title="it").split("## Sampling")[1])
     assert sampling["FLOPs an image, 2 steps"] == ["10 KFLOP"]
@@ -78,13 +102,17 @@ def test_the_verdicts(plan):
     assert "images a second" not in text.split("## Sampling")[0]
 
 
+@pytest.mark.parametrize("frozen", [0, GIB])
 @pytest.mark.parametrize(("part", "fsdp"), [(0.4, 2), (0.6, 4), (0.8, 8), (2.0, 8)])
-def test_advice_splits_the_state_as_far_as_needed(plan, slice_, part, fsdp):
-    """Splitting it 2, 4 and 8 ways saves a half, three quarters, and seven eighths."""
-    state = build(plan.config, plan.shape, plan.num_classes, device_mesh(1, slice_.devices)).state
-    whole = bytes_a_chip(state)
-    used = int(slice_.chip.hbm + part * whole)
-    over = dataclasses.replace(plan, state={"all": whole}, training=analysis(fits=False, used=used))
+def test_advice_splits_the_state_as_far_as_needed(plan, slice_, part, fsdp, frozen):
+    """Splitting it 2, 4 and 8 ways saves a half, three quarters, and seven eighths.
+
+    What is frozen stays whole, so it saves nothing.
+    """
+    state = build(plan.config, FACTS, device_mesh(1, slice_.devices)).state
+    there = dataclasses.replace(plan, layout=state, frozen=frozen)
+    used = int(slice_.chip.hbm + part * sum(there.state.values()))
+    over = dataclasses.replace(there, training=analysis(fits=False, used=used))
     assert f"`--config.mesh.fsdp={fsdp}`" in advice(over)[0]
 
 
@@ -100,7 +128,7 @@ def test_advice_tells_what_halving_the_rest_saves(plan):
 
 def test_advice_does_not_offer_what_is_done_already(plan):
     plan.config.mesh.fsdp, plan.config.train.accumulate = 8, 200
-    plan.config.model.remat = "blocks"
+    plan.config.network.remat = "blocks"
     over = dataclasses.replace(plan, training=analysis(fits=False, used=3 * GIB // 2))
     (said,) = advice(over)
     assert "a smaller batch" in said

@@ -8,6 +8,8 @@ import jax
 import pytest
 from recipes import tiny
 
+from cfg_jax.data.dataset import LABEL
+from cfg_jax.parts import Facts
 from cfg_jax.planning import hlo, topology
 from cfg_jax.planning import plan as plans
 
@@ -21,7 +23,7 @@ pytestmark = [
     ),
 ]
 
-DATA = {"shape": (16, 16, 3), "num_classes": 10}
+FACTS = Facts((16, 16, 3), tuple("0123456789"), LABEL)
 CHIPS = 4
 
 
@@ -43,8 +45,8 @@ def slice_():
 def recipe(*, images, fsdp, channels=256):
     """Wide, so that parameters outweigh code, and activations what stays on the chip."""
     config = tiny()
-    config.model.channels, config.model.head_channels = channels, 256
-    config.model.dtype = "bfloat16"
+    config.network.channels, config.network.head_channels = channels, 256
+    config.network.dtype = "bfloat16"
     config.mesh.fsdp, config.mesh.min_size = fsdp, 1024
     config.train.batch_size = CHIPS * images
     return config
@@ -61,7 +63,7 @@ def planned(slice_, tmp_path_factory):
         if key not in made:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("XDG_CACHE_HOME", str(cache))
-                made[key] = plans.make_plan(recipe(**of), slice_, samples=0, **DATA)
+                made[key] = plans.make_plan(recipe(**of), slice_, samples=0, facts=FACTS)
         return made[key]
 
     return plan
@@ -73,8 +75,7 @@ def entries(array):
 
 def parameters(plan):
     """Entries of each parameter, split or not."""
-    program = plans._program(plan.config, plan.topology, *DATA.values())
-    leaves = jax.tree.leaves(program.state.params)
+    leaves = jax.tree.leaves(plan.layout.params)
     split = [leaf.size for leaf in leaves if leaf.sharding.spec]
     return split, [leaf.size for leaf in leaves if not leaf.sharding.spec]
 
@@ -132,3 +133,15 @@ def test_a_network_too_large_is_refused_with_what_it_needs(slice_, monkeypatch, 
     found = analyse(jax.jit(lambda x: x + 1.0), (x,), slice_, name="it")
     assert not found.fits
     assert found.used == pytest.approx(2 * 2**34, rel=0.01)
+
+
+def test_a_network_of_somebody_elses_is_planned_with_its_frozen_teacher(slice_, pupil):
+    """A transformer over sequences of words, a codec and an objective of another package."""
+    config, teacher = pupil
+    there = plans.make_plan(config, slice_, facts=FACTS._replace(shape=(8, 8, 1)))
+    assert there.training.fits
+    assert there.sampling.fits
+    assert there.frozen == sum(4 * leaf.size for leaf in jax.tree.leaves(teacher.params))
+    assert there.sampling.collectives == ()
+    reduced = {c.kind for c in there.training.collectives if c.bytes > 1024}
+    assert reduced == {"all-reduce"}

@@ -55,3 +55,40 @@ def test_parts_of_another_job_are_refused(tmp_path):
         collect(tmp_path / "parts", settings={"seed": 1})
     with pytest.raises(ValueError, match="batch: 4 -> 5"):
         collect(tmp_path / "parts", batch=5)
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 1  # in the pictures, which come before the sum
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [halve, empty, flip], ids=lambda f: f.__name__)
+def test_a_damaged_part_is_made_again_with_a_note(tmp_path, capsys, damage):
+    collect(tmp_path / "parts")
+    damage(tmp_path / "parts" / "4.npy")
+    CALLS.clear()
+    images = collect(tmp_path / "parts")
+    assert CALLS == [4]
+    np.testing.assert_array_equal(images.ravel(), 11 * np.arange(10))
+    assert "parts/4.npy is damaged, and made again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", [halve, empty], ids=lambda f: f.__name__)
+def test_damaged_settings_are_written_again_and_parts_of_another_job_never_taken(tmp_path, damage):
+    collect(tmp_path / "parts")
+    damage(tmp_path / "parts" / "settings.json")
+    CALLS.clear()
+    collect(tmp_path / "parts")
+    assert CALLS == []
+    damage(tmp_path / "parts" / "settings.json")
+    collect(tmp_path / "parts", settings={"seed": 1})
+    assert CALLS == [0, 4, 8]

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,16 @@ from launch import PYTHONPATH, xla_flags
 
 from cfg_jax.runtime import manifest
 from cfg_jax.runtime.checkpoints import CheckpointError, Checkpoints
-from cfg_jax.training.state import State
+
+
+class State(NamedTuple):
+    """A training state such as a loop carries."""
+
+    step: Any
+    skipped: Any
+    params: Any
+    ema: tuple[Any, ...]
+    opt_state: Any
 
 
 def made(step: int, size: int = 24) -> State:
@@ -295,7 +305,7 @@ def test_a_bit_that_flips_before_the_files_are_summed_is_found_in_the_arrays(sav
 
 def corrupt_bias(checkpoints: Checkpoints) -> None:
     """Has a sign change between the files and the arrays."""
-    read, name = checkpoints._orbax.restore, "params/params/Conv_0/bias"
+    read, name = checkpoints._store._orbax.restore, "params/params/Conv_0/bias"
 
     def restore(*args, **kwargs):
         items = read(*args, **kwargs)
@@ -307,7 +317,7 @@ def corrupt_bias(checkpoints: Checkpoints) -> None:
         )
         return items
 
-    checkpoints._orbax.restore = restore
+    checkpoints._store._orbax.restore = restore
 
 
 def test_a_weight_that_orbax_reads_wrong_is_named(workdir):
@@ -383,6 +393,18 @@ def test_what_is_named_otherwise_is_left_alone(workdir):
     (step, _), lines = newest(workdir)
     assert (step, lines) == (6, [])
     assert in_checkpoints(workdir) == before
+
+
+def test_the_owners_own_copies_are_left_alone(workdir):
+    copies = ["5.old", "10.bak", "6.saving-mine", "7.old.saving"]
+    for name in copies:
+        shutil.copytree(workdir / "checkpoints" / "6", workdir / "checkpoints" / name)
+    before = {name: listing(workdir / "checkpoints" / name) for name in copies}
+    (step, _), lines = newest(workdir)
+    assert (step, lines) == (6, [])
+    save(workdir, 9, 12, keep=1)
+    assert in_checkpoints(workdir) == sorted(["12", *copies])
+    assert {name: listing(workdir / "checkpoints" / name) for name in copies} == before
 
 
 def test_what_was_half_written_is_no_checkpoint_and_is_set_aside(workdir):
@@ -492,7 +514,7 @@ def test_a_run_killed_at_the_worst_moments_goes_on(tmp_path, moment):
     save(tmp_path, 3, keep=1)
     assert run(f"die-{moment}", tmp_path) == [-signal.SIGKILL]
     completed = moment == "removal"
-    assert in_checkpoints(tmp_path) == (["3.old", "6"] if completed else ["3", "6.saving"])
+    assert in_checkpoints(tmp_path) == ([".removed", "6"] if completed else ["3", "6.saving"])
     (step, state), lines = newest(tmp_path)
     assert step == (6 if completed else 3)
     assert same(state, made(step))
@@ -590,10 +612,10 @@ def script_die(workdir: Path, moment: str) -> None:
         with Checkpoints(workdir, keep=1) as checkpoints:
             write = manifest.write
 
-            def write_and_arm(*args):
+            def write_and_arm(*args, **given):
                 if moment == "manifest":
                     setattr(where, name, dies)
-                write(*args)
+                write(*args, **given)
                 setattr(where, name, dies)
 
             manifest.write = write_and_arm

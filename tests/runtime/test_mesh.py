@@ -62,3 +62,35 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused():
         meshes.check_batch_size(16, mesh, 4)
     with pytest.raises(ValueError, match="devices, 8; got 12"):
         meshes.check_batch_size(12, mesh)
+
+
+@pytest.mark.parametrize(
+    ("batch", "fsdp", "accumulate", "size"),
+    [(32, 1, 1, 8), (12, 1, 1, 6), (7, 1, 1, 7), (11, 1, 1, 1), (12, 2, 1, 6), (12, 1, 3, 4),
+     (12, 4, 1, 4), (24, 2, 2, 6), (3, 1, 1, 3)],
+)  # fmt: skip
+def test_the_fitting_mesh_is_the_largest_that_shares_every_part_evenly(
+    batch, fsdp, accumulate, size
+):
+    mesh = meshes.fitting(batch, fsdp, accumulate)
+    meshes.check_batch_size(batch, mesh, accumulate)
+    assert (mesh.size, mesh.shape["fsdp"]) == (size, fsdp)
+    assert mesh.devices.ravel().tolist() == jax.devices()[:size]
+    larger = range(size + fsdp, 9, fsdp)
+    assert all(batch % (count * accumulate) for count in larger)
+
+
+def test_a_batch_that_no_mesh_shares_is_refused():
+    with pytest.raises(ValueError, match=r"must be a multiple of mesh\.fsdp, 2; got 9"):
+        meshes.fitting(9, fsdp=2)
+    with pytest.raises(ValueError, match=r"fsdp, 4 times train\.accumulate, 2; got 12"):
+        meshes.fitting(12, fsdp=4, accumulate=2)
+    with pytest.raises(ValueError, match="must divide the number of devices, 8; got 3"):
+        meshes.fitting(9, fsdp=3)
+
+
+def test_several_processes_refuse_a_batch_that_they_cannot_share(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert meshes.fitting(16).size == 8
+    with pytest.raises(ValueError, match="multiple of the number of devices, 8; got 12"):
+        meshes.fitting(12)

@@ -31,12 +31,12 @@ def test_processes_with_different_recipes_refuse_to_start(tmp_path):
         write(tmp_path),
         tmp_path / "run",
         2,
-        own=lambda i: [f"--config.p_uncond={0.1 + 0.1 * i}"],
+        own=lambda i: [f"--config.condition.label.p_uncond={0.1 + 0.1 * i}"],
     )
     told = [process.communicate(timeout=120)[1] for process in group]
     assert [process.returncode for process in group] == [2, 2], told
     for err in told:
-        assert "different recipes or data: that of process 1 differ from process 0's" in err
+        assert "different recipes or data: that of process 1 differs from process 0's" in err
     assert not (tmp_path / "run").exists()
 
 

@@ -8,7 +8,6 @@ from scipy import special
 
 import cfg_jax
 from cfg_jax import guidance, process, schedules, solvers
-from cfg_jax.sampling import fronts
 
 RNG = np.random.default_rng(0)
 Z, X, NOISE, V = (jnp.asarray(RNG.normal(size=(3, 4)), jnp.float32) for _ in range(4))
@@ -16,17 +15,17 @@ LOW, HIGH = -1.5, 0.75
 SCHEDULE = schedules.LinearBeta(steps=100)
 
 
-def step(solver, logsnr_next=HIGH):
-    knows_x = cfg_jax.denoiser.from_prediction(lambda z, logsnr, cond: X, cfg_jax.prediction.X)
+def step(solver, logsnr_next=HIGH, v=None):
+    """One step of a denoiser that knows x, and learned a v."""
+
+    def knows_x(z, logsnr, cond):
+        kind = cfg_jax.prediction.X
+        return cfg_jax.prediction.estimate(X, z, logsnr=logsnr, kind=kind)._replace(v=v)
+
     z, _ = solver.step(
         knows_x, Z, solver.init(Z), None, lambda: NOISE, logsnr=LOW, logsnr_next=logsnr_next
     )
     return z
-
-
-@jax.tree_util.Partial
-def learned(z, logsnr, cond):
-    return V
 
 
 @jax.tree_util.Partial
@@ -43,27 +42,41 @@ def variance(v):
 
 def test_a_learned_variance_is_its_own_for_every_entry():
     mean = process.posterior(Z, X, logsnr=LOW, logsnr_next=HIGH).mean
-    got = step(solvers.Ancestral(v=learned))
+    got = step(solvers.Ancestral(v=None), v=V)
     np.testing.assert_allclose(got, mean + np.sqrt(variance(V)) * NOISE, rtol=1e-5, atol=1e-6)
 
 
 def test_a_learned_number_is_that_number():
-    same = jax.tree_util.Partial(lambda z, logsnr, cond: jnp.full(z.shape, 0.4))
+    same = jnp.full(Z.shape, 0.4)
     np.testing.assert_allclose(
-        step(solvers.Ancestral(v=same)), step(solvers.Ancestral(v=0.4)), rtol=1e-5, atol=1e-6
+        step(solvers.Ancestral(v=None), v=same),
+        step(solvers.Ancestral(v=0.4)),
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 
-@pytest.mark.parametrize("v", [0.3, learned])
+def test_a_number_stands_before_what_was_learned():
+    np.testing.assert_array_equal(
+        step(solvers.Ancestral(v=0.4), v=V), step(solvers.Ancestral(v=0.4))
+    )
+
+
+def test_a_variance_that_nobody_learned_is_refused():
+    with pytest.raises(ValueError, match="this denoiser learned none"):
+        step(solvers.Ancestral(v=None))
+
+
+@pytest.mark.parametrize("v", [0.3, None])
 def test_a_shift_moves_the_mean_by_the_variance_times_itself(v):
-    share = V if v is learned else v
-    moved = step(solvers.Ancestral(v=v, shift=uphill)) - step(solvers.Ancestral(v=v))
+    share = V if v is None else v
+    moved = step(solvers.Ancestral(v=v, shift=uphill), v=V) - step(solvers.Ancestral(v=v), v=V)
     np.testing.assert_allclose(moved, variance(share) * (np.sin(Z) + LOW), rtol=1e-4, atol=1e-5)
 
 
 def test_the_last_step_returns_the_data_whatever_was_learned():
-    solver = solvers.Ancestral(v=learned, shift=uphill)
-    np.testing.assert_allclose(step(solver, jnp.inf), X, atol=1e-6)
+    solver = solvers.Ancestral(v=None, shift=uphill)
+    np.testing.assert_allclose(step(solver, jnp.inf, v=V), X, atol=1e-6)
 
 
 def test_ascent_is_the_gradient_times_w_of_each_example():
@@ -85,32 +98,44 @@ def test_ascent_is_the_gradient_times_w_of_each_example():
     assert np.all(np.isfinite(out))
 
 
-def test_a_network_that_tells_both_is_asked_once(monkeypatch):
-    """What the sampler compiles has as many products with v learned as without."""
-    weights = jnp.asarray(RNG.normal(size=(4, 8)), jnp.float32)
+def learning(weights, z, logsnr, cond):
+    """A network of two answers, from one product."""
+    both = jnp.tanh(z @ weights)
+    pair = cfg_jax.prediction.estimate(both[:, :4], z, logsnr=logsnr, kind=cfg_jax.prediction.EPS)
+    return pair._replace(v=both[:, 4:])
 
-    def both(weights, z):
-        return jnp.tanh(z @ weights)
 
-    eps = jax.tree_util.Partial(lambda w, z, logsnr, cond: both(w, z)[:, :4], weights)
-    v = jax.tree_util.Partial(lambda w, z, logsnr, cond: both(w, z)[:, 4:], weights)
-    compiled = fronts._jitted
-    counts = []
+LEARNING = jax.tree_util.Partial(learning, jnp.asarray(RNG.normal(size=(4, 8)), jnp.float32))
+WALK = {"shape": (4,), "batch": 3, "schedule": SCHEDULE, "steps": 3}
 
-    def count(*arguments):
-        text = compiled.lower(*arguments).compile().as_text()
-        counts.append(text.count(" dot("))
-        return compiled(*arguments)
 
-    monkeypatch.setattr(fronts, "_jitted", count)
-    for share in (0.3, v):
-        cfg_jax.sample(
-            eps,
-            jax.random.key(0),
-            shape=(4,),
-            batch=3,
-            schedule=SCHEDULE,
-            solver=solvers.Ancestral(v=share),
-            steps=3,
+def test_a_network_that_tells_both_is_asked_once():
+    """The program has as many products with v learned as without."""
+
+    def count(v):
+        run = jax.jit(
+            lambda key: cfg_jax.sample(LEARNING, key, solver=solvers.Ancestral(v=v), **WALK)
         )
-    assert counts[0] == counts[1] > 0
+        return run.lower(jax.random.key(0)).compile().as_text().count(" dot(")
+
+    assert count(None) == count(0.3) > 0
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        cfg_jax.denoiser.clipped,
+        cfg_jax.denoiser.dynamically_thresholded,
+        lambda network: guidance.interval(
+            guidance.autoguidance(network, lambda z, logsnr, cond: z, w=2.0), low=-2.0
+        ),
+        lambda network: guidance.energy(network, lambda x, z, lam, c: (x**2).sum(1), w=0.1),
+    ],
+)
+def test_what_was_learned_goes_through_what_is_around_it(wrap):
+    plain, around = (cfg_jax.denoiser.read(d, Z, 0.5, None) for d in (LEARNING, wrap(LEARNING)))
+    np.testing.assert_array_equal(around.v, plain.v)
+    drawn = cfg_jax.sample(
+        wrap(LEARNING), jax.random.key(0), solver=solvers.Ancestral(v=None), **WALK
+    )
+    assert np.all(np.isfinite(drawn))

@@ -34,7 +34,13 @@ GUIDED = {
     "negative": guidance.negative(DENOISER, w=0.5, cond=LABELS[::-1]),
 }
 PAPER = solvers.Ancestral(v=0.3)
-SETTINGS = {"shape": SHAPE, "schedule": SCHEDULE, "solver": PAPER, "steps": STEPS}
+SETTINGS = {
+    "shape": SHAPE,
+    "schedule": SCHEDULE,
+    "solver": PAPER,
+    "grid": grids.UniformU(),
+    "steps": STEPS,
+}
 
 
 def mesh(*sizes):

@@ -1,5 +1,6 @@
 """Grids: the formulas they stand for, their ends, and what they are to the defaults."""
 
+import itertools
 import math
 
 import jax
@@ -26,7 +27,7 @@ def test_levels_ascend_within_the_schedule(grid, steps, ends):
     assert levels.shape == (steps + 1,)
     assert levels.dtype == np.float64
     assert np.all(np.diff(levels) > 0)
-    assert levels[0] == pytest.approx(max(ends[0], -10.2 if grid == grids.Secant() else -20.0))
+    assert levels[0] == pytest.approx(max(ends[0], -20.0 if grid == grids.UniformU() else -10.2))
     assert levels[-2] <= ends[1] + 1e-9
 
 
@@ -67,7 +68,7 @@ def test_what_is_not_named_is_filled_in():
     ddim = solvers.DDIM()
     assert choose(None, None, 10) == (solvers.UniPC(order=2), grids.Secant())
     assert choose(None, None, 20) == (solvers.UniPC(order=3), grids.Secant())
-    assert choose(ddim, None, 10) == (ddim, grids.UniformU())
+    assert choose(ddim, None, 10) == (ddim, grids.Secant())
     assert choose(ddim, grids.Karras(), 10) == (ddim, grids.Karras())
     assert choose(None, grids.Karras(), 10) == (solvers.UniPC(order=2), grids.Karras())
     assert default_solver(1).calls(1) == 1
@@ -82,16 +83,16 @@ def test_the_denoiser_is_called_at_the_levels(grid):
         jax.debug.callback(lambda level: seen.append(float(level)), logsnr)
         return z
 
-    sample(denoiser, jax.random.key(0), shape=(2,), batch=1, schedule=SCHEDULE, grid=grid, steps=5)
+    sample(denoiser, jax.random.key(0), shape=(2,), batch=1, schedule=SCHEDULE, grid=grid, steps=9)
     jax.effects_barrier()
-    np.testing.assert_allclose(sorted(seen), grid(SCHEDULE, 5)[:-1], rtol=1e-6)
+    np.testing.assert_allclose(sorted(seen), grid(SCHEDULE, 9)[:-1], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("levels", "message"),
     [
         ([0.0, 1.0], "must return 4 levels"),
-        ([0.0, 1.0, np.inf, np.inf], "all but the last finite"),
+        ([0.0, 1.0, np.inf, np.inf], "finite, all but the last"),
         ([0.0, 2.0, 1.0, 3.0], "must ascend"),
     ],
 )
@@ -123,3 +124,82 @@ def test_knobs_out_of_range_are_refused():
         grids.Secant(width=0.0)
     with pytest.raises(ValueError, match=r"got width=1\.9, spread=-1\.0"):
         grids.Secant(spread=-1.0)
+    with pytest.raises(ValueError, match=r"start must be less than end, got start=13\.0"):
+        grids.Karras(start=13.0)
+    with pytest.raises(ValueError, match="end must be a finite number, got inf"):
+        grids.UniformLogSNR(end=math.inf)
+
+
+@pytest.mark.parametrize("grid", [grids.UniformLogSNR(), grids.Karras()], ids=str)
+def test_a_schedule_beyond_what_a_sample_needs_is_cut(grid):
+    wide, narrow = (
+        schedules.Uniform(logsnr_min=low, logsnr_max=high)
+        for low, high in [(-20.0, 20.0), (-10.2, 13.0)]
+    )
+    np.testing.assert_array_equal(grid(wide, 9), grid(narrow, 9))
+    outside = schedules.Uniform(logsnr_min=14.0, logsnr_max=16.0)
+    assert grid(outside, 3)[0] == pytest.approx(14.0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "grid", "steps", "refused"),
+    [
+        ("Uniform", "UniformU", 5, True),
+        ("Uniform", "UniformU", 20, True),
+        ("Uniform", "UniformU", 4, False),
+        ("Uniform", "UniformU", 200, False),
+        ("Cosine", "UniformU", 5, False),
+        ("LinearBeta", "UniformU", 20, False),
+    ],
+)
+def test_what_is_too_coarse_for_any_solver_is_refused_by_name(schedule, grid, steps, refused):
+    def run():
+        return sample(
+            lambda z, logsnr, cond: z,
+            jax.random.key(0),
+            shape=(1,),
+            batch=1,
+            schedule=schedule,
+            grid=grid,
+            steps=steps,
+            solver="ddim",
+        )
+
+    if refused:
+        with pytest.raises(
+            ValueError, match=rf"UniformU\(\) is too coarse for .* in {steps} steps"
+        ):
+            run()
+    else:
+        run()
+
+
+def test_the_share_that_is_judged_is_what_ddim_draws():
+    """Of N(0, 0.25), in float64: the last samples over the first noise."""
+    levels = np.array([-9.0, -3.0, 0.0, 2.0, 6.0, np.inf])
+    z = 1.0
+    for low, high in itertools.pairwise(levels):
+        (a, s), (a2, s2) = (
+            (np.sqrt(1 / (1 + np.exp(-lam))), np.sqrt(1 / (1 + np.exp(lam)))) for lam in (low, high)
+        )
+        eps = s * z / (0.25 * a**2 + s**2)
+        z = a2 * (z - s * eps) / a + s2 * eps
+    share = z / 0.5
+    assert 0.5 < share < 1.0
+    grids.check_fineness(grids.UniformU(), SCHEDULE, levels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grids, "_SHARES", {5: share + 1e-9})
+        with pytest.raises(ValueError, match=f"{share:.2f} of the data's spread"):
+            grids.check_fineness(grids.UniformU(), SCHEDULE, levels)
+        patch.setattr(grids, "_SHARES", {5: share - 1e-9})
+        grids.check_fineness(grids.UniformU(), SCHEDULE, levels)
+
+
+def test_levels_closer_than_single_precision_are_refused():
+    close = [0.0, 1.0, 1.0 + 1e-9, np.inf]
+    walk = {"shape": (1,), "batch": 1, "schedule": SCHEDULE, "grid": np.array(close)}
+    with pytest.raises(ValueError, match="must differ by more than float32 resolves"):
+        sample(lambda z, logsnr, cond: z, jax.random.key(0), **walk)
+    with jax.enable_x64(True):
+        x = sample(lambda z, logsnr, cond: z, jax.random.key(0), **walk)
+    assert np.all(np.isfinite(x))

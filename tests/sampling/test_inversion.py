@@ -47,6 +47,7 @@ def test_the_explicit_inverse_is_the_papers_formula():
             shape=(4,),
             schedule=SCHEDULE,
             solver=solvers.DDIM(),
+            grid=grids.UniformU(),
             steps=3,
             z=got.z,
         )
@@ -106,6 +107,7 @@ def test_the_noise_of_a_sample_is_found_again():
         shape=(4,),
         schedule=SCHEDULE,
         solver=solvers.DDIM(),
+        grid=grids.UniformU(),
         steps=30,
         z=z,
     )

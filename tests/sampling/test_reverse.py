@@ -31,6 +31,9 @@ class Switching:
     def at(self, logsnr):
         return self.inside if LOW <= logsnr < HIGH else self.outside
 
+    def held(self, level):
+        raise AssertionError("levels that are known are not held to")
+
     def __call__(self, z, logsnr, cond):
         raise AssertionError("a piecewise denoiser is resolved before the scan")
 

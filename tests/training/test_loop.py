@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from recipes import tiny
 
+import cfg_jax
+from cfg_jax.data import Digits
 from cfg_jax.runtime import mesh as meshes
 from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.training import loop, metrics
@@ -20,7 +22,7 @@ from cfg_jax.training.window import NonFiniteLossError
 
 
 def final(workdir, step):
-    program = build(tiny(), (8, 8, 1), 10, meshes.device_mesh())
+    program = build(tiny(), Digits().open("train").facts, meshes.device_mesh())
     with Checkpoints(workdir) as checkpoints:
         return jax.device_get(checkpoints.restore(step, program.state))
 
@@ -67,11 +69,11 @@ def test_a_signal_saves_and_stops(tmp_path, monkeypatch):
     def signalling(config, *args):
         program = build(config, *args)
 
-        def step(state, batch):
+        def step(state, frozen, batch):
             made.append(1)
             if len(made) == 2:
                 os.kill(os.getpid(), signal.SIGINT)
-            return program.step(state, batch)
+            return program.step(state, frozen, batch)
 
         return program._replace(step=step)
 
@@ -89,12 +91,12 @@ def poisoned(*steps):
     def building(config, *args):
         program = build(config, *args)
 
-        def step(state, batch):
+        def step(state, frozen, batch):
             if int(state.step) + 1 not in steps:
-                return program.step(state, batch)
+                return program.step(state, frozen, batch)
             kept = jax.tree.map(jnp.copy, state.params)
             broken = state._replace(params=jax.tree.map(lambda a: a * np.nan, state.params))
-            after, metrics = program.step(broken, batch)
+            after, metrics = program.step(broken, frozen, batch)
             return after._replace(params=kept), metrics
 
         return program._replace(step=step)
@@ -146,12 +148,13 @@ def test_data_that_fall_silent_stop_the_run(tmp_path, monkeypatch):
 
 
 def test_steps_compile_once(tmp_path):
-    program = build(tiny(), (8, 8, 1), 10, meshes.device_mesh())
+    program = build(tiny(), Digits().open("train").facts, meshes.device_mesh())
     state, read = program.start(), np.zeros((16, 8, 8, 1), np.uint8)
+    frozen = jax.device_put(program.frozen, meshes.replicated(program.mesh))
     for step in range(4):
         label = np.arange(16, dtype=np.int32) % 10
-        batch = {"image": read + step, "label": label, "replaced": 0 * label}
-        state, _ = program.step(state, meshes.global_batch(batch, program.mesh))
+        batch = {"x": read + step, "label": label, "replaced": 0 * label}
+        state, _ = program.step(state, frozen, meshes.global_batch(batch, program.mesh))
     assert program.step._cache_size() == 1
 
 
@@ -168,39 +171,80 @@ def test_grids_of_samples_are_pictures(tmp_path):
 
 def test_another_config_is_refused_field_by_field(trained):
     config = tiny()
-    config.p_uncond = 0.2
-    config.optim.learning_rate = 1e-3
+    config.condition.label.p_uncond = 0.2
+    config.optimiser.learning_rate = 1e-3
     with pytest.raises(
-        ValueError, match=r"optim.learning_rate: 0.01 -> 0.001; p_uncond: 0.1 -> 0.2"
+        ValueError,
+        match=r"condition.label.p_uncond: 0.1 -> 0.2; optimiser.learning_rate: 0.01 -> 0.001",
     ):
         train(config, trained)
 
 
-def test_a_batch_that_the_devices_do_not_divide_is_refused(tmp_path):
+def test_a_batch_that_the_devices_do_not_divide_is_shared_by_fewer(tmp_path, monkeypatch):
+    """12 examples lie on 6 of 8 devices, and take the same step as on one."""
+    config, meshed = tiny(), []
+    config.train.batch_size, config.train.steps, config.train.log_every = 12, 1, 1
+
+    def watched(config, facts, mesh):
+        meshed.append(mesh.size)
+        return build(config, facts, mesh)
+
+    monkeypatch.setattr(loop, "build", watched)
+    train(config, tmp_path / "all")
+    one = meshes.device_mesh(1, jax.devices()[:1])
+    monkeypatch.setattr(loop.meshes, "fitting", lambda *_: one)
+    train(config, tmp_path / "one")
+    assert meshed == [6, 1]
+    (many,), (alone,) = rows(tmp_path / "all"), rows(tmp_path / "one")
+    assert many["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+
+
+def test_a_batch_that_no_devices_divide_is_refused(tmp_path):
     config = tiny()
-    config.train.batch_size = 12
-    with pytest.raises(ValueError, match="multiple of the number of devices, 8; got 12"):
-        train(config, tmp_path)
+    config.train.batch_size, config.mesh.fsdp = 12, 8
+    with pytest.raises(ValueError, match=r"train.batch_size must be a multiple of mesh.fsdp, 8"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_image_size_the_network_cannot_take_is_refused_before_anything_is_written(tmp_path):
     config = tiny()
-    config.model.channel_mult = (1, 1, 1, 1, 1)
+    config.network.channel_mult = (1, 1, 1, 1, 1)
     with pytest.raises(ValueError, match="multiples of 16; got 8×8"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unconditional_network_trains_and_samples(tmp_path):
-    import cfg_jax
+def test_what_does_not_fit_together_is_refused_before_anything_is_written(tmp_path):
+    from cfg_jax import recipe
+    from cfg_jax.conditions import Small
+    from cfg_jax.objectives import Hybrid
 
+    variance = tiny()
+    variance.objective = recipe.node(Hybrid)
+    level = tiny()
+    level.condition.small = recipe.node(Small, logsnr_min=30.0)
+    for config, line in (
+        (variance, "Hybrid needs a network that says the variance: learned_variance=True"),
+        (level, r"small.logsnr_min must lie in \[-20, 20\]"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            train(config, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_an_unconditional_network_trains_and_samples(tmp_path):
     config = tiny()
-    config.model.conditional = False
+    del config.condition.label
     config.train.steps = 2
     config.train.sample_every = 2
     train(config, tmp_path)
     run = cfg_jax.load(tmp_path)
-    assert run.null is None
+    assert run.null == {}
     assert run.sample(jax.random.key(0), batch=3).shape == (3, 8, 8, 1)
-    with pytest.raises(ValueError, match="takes no labels"):
+    with pytest.raises(ValueError, match="the model takes no condition; got label"):
+        run.sample(jax.random.key(0), label=[1])
+    with pytest.raises(ValueError, match="name the entries of the condition: none"):
         run.sample(jax.random.key(0), [1])
+    with pytest.raises(ValueError, match=r"w must be 0, got 1.0"):
+        run.sample(jax.random.key(0), w=1.0, batch=3)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from recipes import tiny
 
+from cfg_jax.data import Digits
 from cfg_jax.training import loop, metrics, replay
 
 
@@ -14,7 +15,7 @@ def run(tmp_path_factory):
     """A run with a row a step and dropout: 6 steps, a checkpoint after 3 and 6."""
     config, workdir = tiny(), tmp_path_factory.mktemp("replay") / "run"
     config.train.log_every = 1
-    config.model.dropout = 0.3
+    config.network.dropout = 0.3
     loop.train(config, workdir)
     return config, workdir
 
@@ -48,11 +49,12 @@ def test_the_table_shows_the_greatest_losses_first(run):
 def test_labels_are_those_of_the_batch(run):
     config, workdir = run
     found = replay.replay(config, workdir, 5)
-    data = loop.open_dataset(config.data, split="train")
+    data = Digits().open("train")
     batch = next(loop.stream(config, data, 4))
     for example in found.examples:
         assert example["label"] == batch["label"][example["example"] - 64]
         assert -20 <= example["logsnr"] <= 20
+        assert example["hidden"] in ([], ["label"])
 
 
 def test_what_cannot_be_replayed_is_refused(run, tmp_path):
@@ -62,5 +64,5 @@ def test_what_cannot_be_replayed_is_refused(run, tmp_path):
     with pytest.raises(ValueError, match="there is no work directory"):
         replay.replay(config, tmp_path / "none", 1)
     other = tiny()
-    with pytest.raises(ValueError, match=r"model.dropout: 0.3 -> 0.0"):
+    with pytest.raises(ValueError, match=r"network.dropout: 0.3 -> 0.0"):
         replay.replay(other, workdir, 1)

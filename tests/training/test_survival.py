@@ -10,6 +10,9 @@ import pytest
 from launch import finish, train, wait_for_row
 from recipes import tiny, write
 
+from cfg_jax import recipe
+from cfg_jax.data import Digits
+from cfg_jax.optim import Power
 from cfg_jax.runtime import mesh as meshes
 from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.training import metrics
@@ -20,15 +23,16 @@ SETTINGS = (
     f"--config.train.steps={STEPS}",
     "--config.train.checkpoint_every=20",
     "--config.train.log_every=5",
-    "--config.model.dropout=0.2",
-    "--config.train.ema_widths=(0.1,)",
+    "--config.network.dropout=0.2",
+    "--config.averages.wide=Power",
 )
 
 
 def final(workdir, step=STEPS):
     config = tiny()
-    config.train.ema_widths = (0.1,)
-    program = build(config, (8, 8, 1), 10, meshes.device_mesh(1, jax.devices()[:1]))
+    config.averages.wide = recipe.node(Power)
+    facts = Digits().open("train").facts
+    program = build(config, facts, meshes.device_mesh(1, jax.devices()[:1]))
     with Checkpoints(workdir) as checkpoints:
         return jax.device_get(checkpoints.restore(step, program.state))
 

@@ -1,0 +1,238 @@
+"""What a recipe and the data make together: the parts of a model, fitted to each other."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.core import FrozenDict
+from ml_collections import ConfigDict
+
+from cfg_jax import conditions, recipe
+from cfg_jax.conditions import Conditioners
+from cfg_jax.diffusion.schedules import Schedule
+from cfg_jax.parts import Facts, through
+from cfg_jax.sampling.clips import Off
+
+
+class Sampling(NamedTuple):
+    """How a model samples where the caller does not say.
+
+    Attributes:
+      w: The guidance strength.
+      steps: The number of steps.
+      solver: The solver; the default of `cfg_jax.sample` when None.
+      grid: The grid; the solver's default when None.
+      clip: What keeps x̂ within the codec's bound, see `sampling.clips`.
+      guidance: The method, see `guidance.methods`.
+    """
+
+    w: float
+    steps: int
+    solver: Any
+    grid: Any
+    clip: Any
+    guidance: Any
+
+
+class FrozenParameters(NamedTuple):
+    """Parameters that are not trained.
+
+    Attributes:
+      codec: The codec's; {} without.
+      condition: Those of each conditioner that has some, by entries' names.
+    """
+
+    codec: Any
+    condition: Mapping[str, Any]
+
+
+class Blueprint(NamedTuple):
+    """A model without its parameters.
+
+    Attributes:
+      network: The Flax module.
+      codec: The codec.
+      conditioners: The conditioners, by their entries' names.
+      schedule: p(λ).
+      objective: What training descends on.
+      sampling: How it samples.
+      facts: What is known of the data.
+      frozen: Parameters that are not trained.
+    """
+
+    network: Any
+    codec: Any
+    conditioners: Conditioners
+    schedule: Schedule
+    objective: Any
+    sampling: Sampling
+    facts: Facts
+    frozen: FrozenParameters
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example's z."""
+        return latent_shape(self.codec, self.frozen.codec, self.facts.shape)
+
+    def init(self, key: jax.Array) -> Any:
+        """The network's first variables."""
+        specs = {name: inlet.spec for name, inlet in conditions.inlets(self.conditioners)}
+        shown = {name: specs[name] for name in self.network.takes}
+        zeros = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), shown)
+        return self.network.init(key, jnp.zeros((1, *self.shape)), jnp.zeros((1,)), zeros)
+
+
+def latent_shape(codec: Any, params: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of one z, for data of a shape."""
+    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    return jax.eval_shape(lambda x: through(codec, "encode", params, x), x).shape[1:]
+
+
+def blueprint(
+    config: ConfigDict, facts: Facts, frozen: FrozenParameters | None = None
+) -> Blueprint:
+    """Makes the parts that a recipe names, for data of which so much is known.
+
+    Args:
+      config: The recipe.
+      facts: What is known of the data.
+      frozen: Parameters that are not trained; read from where the recipe says when None.
+
+    Returns:
+      The parts.
+
+    Raises:
+      ValueError: A value of the recipe is out of range, or the parts do not fit each other or the
+        data; in one sentence that names the field.
+    """
+    made, known = conditioners_of(config, facts), _known(config, facts)
+    known["inlets"] = conditions.inlets(made)
+    network, codec, objective = (
+        recipe.make(config[slot], slot, path=f"config.{slot}", **known)
+        for slot in ("network", "codec", "objective")
+    )
+    _check(network, objective, made)
+    if frozen is None:
+        frozen = FrozenParameters(_frozen(codec), {name: c.frozen() for name, c in made})
+    hashable = facts._replace(arrays=FrozenDict(facts.arrays))
+    plan = Blueprint(
+        network, codec, made, known["schedule"], objective, sampling(config), hashable, frozen
+    )
+    _check_size(plan)
+    return plan
+
+
+def conditioners_of(config: ConfigDict, facts: Facts) -> Conditioners:
+    """The conditioners of a recipe, bound to data.
+
+    Raises:
+      ValueError: A value is out of range, or the data cannot make an entry.
+    """
+    known = _known(config, facts)
+    return tuple(
+        (name, _conditioner(name, node, facts, known))
+        for name, node in config.condition.items()
+        if node is not None
+    )
+
+
+def _known(config: ConfigDict, facts: Facts) -> dict[str, Any]:
+    """What kinds leave open to be filled in."""
+    return {
+        "schedule": recipe.make(config.schedule, "schedule", path="config.schedule"),
+        "num_classes": len(facts.class_names) or None,
+        "class_names": facts.class_names,
+        "train_steps": config.train.steps,
+    }
+
+
+def sampling(config: ConfigDict) -> Sampling:
+    """How a recipe samples.
+
+    Raises:
+      ValueError: A value is out of range, or the guidance needs another solver.
+    """
+    chosen = recipe.block(config, "sample")
+    guidance = recipe.make(config.guidance, "guidance", path="config.guidance")
+    recipe.check_reading(guidance, config.guidance.kind, chosen)
+    return Sampling(
+        w=chosen.w,
+        steps=chosen.steps,
+        solver=chosen.solver,
+        grid=chosen.grid,
+        clip=chosen.clip or Off(),
+        guidance=guidance,
+    )
+
+
+def profiles(config: ConfigDict) -> list[Any]:
+    """The moving averages of a recipe, in order: the first is what sampling uses.
+
+    Raises:
+      ValueError: There is none, or a value is out of range.
+    """
+    made = [
+        recipe.make(node, "average", path=f"config.averages.{name}")
+        for name, node in config.averages.items()
+        if node is not None
+    ]
+    if not made:
+        raise ValueError("config.averages must hold one average at least, such as Constant")
+    return made
+
+
+def ready(objective: Any) -> Any:
+    """An objective with what it reads before training, such as a teacher."""
+    return objective.ready() if hasattr(objective, "ready") else objective
+
+
+def _conditioner(name: str, node: ConfigDict, facts: Facts, known: dict[str, Any]) -> Any:
+    path = f"config.condition.{name}"
+    made = recipe.make(node, "conditioner", path=path, **known)
+    try:
+        return made.bind(name, facts)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _frozen(codec: Any) -> Any:
+    return codec.frozen() if hasattr(codec, "frozen") else {}
+
+
+def _check(network: Any, objective: Any, made: Conditioners) -> None:
+    """Raises ValueError where the network, the objective and the condition do not fit together."""
+    has = {name for name, _ in made}
+    takes = getattr(network, "takes", None)
+    if takes is None:
+        raise ValueError(f"{type(network).__name__} does not say what entries it `takes`")
+    missing = [name for name in takes if name not in has]
+    if missing:
+        raise ValueError(
+            f"the network takes {', '.join(missing)}, which the recipe does not make: add "
+            f"config.condition.{missing[0]}"
+        )
+    kind = getattr(objective, "kind", None)
+    unused = has - set(takes)
+    if kind is not None and unused:
+        raise ValueError(
+            f"config.condition has {', '.join(sorted(unused))}, which {type(network).__name__} "
+            "does not take"
+        )
+    predicts = getattr(network, "predicts", None)
+    target = getattr(objective, "target", None)
+    if kind is not None and predicts not in (None, target):
+        raise ValueError(
+            f"{type(network).__name__} predicts {predicts}, so config.objective.target must be "
+            f"{predicts}; got {target}"
+        )
+    call = inspect.signature(type(network).__call__).parameters
+    if len(call) < 4:
+        raise ValueError(f"{type(network).__name__} must be called as (z, logsnr, cond)")
+
+
+def _check_size(plan: Blueprint) -> None:
+    """Raises ValueError where the network cannot take z."""
+    if hasattr(plan.network, "check"):
+        plan.network.check(plan.shape)

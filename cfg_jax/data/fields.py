@@ -1,0 +1,52 @@
+"""Checks of a source's fields; each raises ValueError with one sentence that names the field."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+
+def whole(name: str, value: Any, least: int, most: int | None = None, *, why: str = "") -> None:
+    """A whole number from `least` to `most`; `why` explains the least one."""
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if not number or value < least or (most is not None and value > most):
+        allowed = f"{least}{why} or more" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} should be {allowed}, got {value!r}")
+
+
+def share(name: str, value: Any) -> None:
+    """A number strictly between 0 and 1."""
+    if not isinstance(value, (int, float)) or not 0 < value < 1:
+        raise ValueError(f"{name} should be between 0 and 1, got {value!r}")
+
+
+def flag(name: str, value: Any) -> None:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} should be True or False, got {value!r}")
+
+
+def text(name: str, value: Any) -> None:
+    """Text or a path, perhaps empty."""
+    if not isinstance(value, (str, os.PathLike)) or "\0" in os.fspath(value):
+        raise ValueError(f"{name} should be text, got {value!r}")
+
+
+def needed(name: str, value: Any, what: str) -> None:
+    """Text that is not empty."""
+    text(name, value)
+    if not os.fspath(value):
+        raise ValueError(f"{name} should name {what}, got {value!r}")
+
+
+def one_of(name: str, value: Any, allowed: Sequence[int], said: str) -> None:
+    """One of a few numbers, `said` as a person reads them."""
+    if isinstance(value, bool) or value not in allowed:
+        raise ValueError(f"{name} should be {said}, got {value!r}")
+
+
+def colour(name: str, value: Any) -> None:
+    """Red, green and blue, each from 0 to 255."""
+    levels = value if isinstance(value, (tuple, list)) else ()
+    whole_levels = [v for v in levels if isinstance(v, int) and not isinstance(v, bool)]
+    if len(levels) != 3 or len(whole_levels) != 3 or not all(0 <= v <= 255 for v in levels):
+        raise ValueError(f"{name} should be red, green and blue from 0 to 255, got {value!r}")

@@ -1,0 +1,74 @@
+"""Decoded images of any mode as pixels of one size."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+_MODES = {1: "L", 3: "RGB"}
+WHITE = (255, 255, 255)
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each orientation that EXIF knows."""
+
+
+def to_pixels(
+    image: Image.Image, *, image_size: int, channels: int, background: Sequence[int] = WHITE
+) -> UInt8[np.ndarray, "height width {channels}"]:
+    """Turns a decoded image into pixels of the wanted size and number of channels.
+
+    The image is turned upright (EXIF, unless that is damaged), laid on the background where it is
+    transparent, made grey or RGB, resized with an antialiasing bicubic filter until its short side
+    is `image_size`, and cropped at the centre.
+
+    Args:
+      image: of any mode and size.
+      image_size: side of the square wanted; 0 leaves the size as it is.
+      channels: 1 (grey) or 3 (RGB).
+      background: red, green and blue of what shows through.
+
+    Returns:
+      The pixels, 0..255.
+
+    Raises:
+      OSError: the image cannot be decoded.
+    """
+    image.load()
+    image = _opaque(_upright(image), background).convert(_MODES[channels])
+    if image_size and image.size != (image_size, image_size):
+        image = ImageOps.cover(image, (image_size, image_size), Image.Resampling.BICUBIC)
+        left, top = (image.width - image_size) // 2, (image.height - image_size) // 2
+        image = image.crop((left, top, left + image_size, top + image_size))
+    return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # Damaged EXIF raises anything, and the pixels are whole.
+        return image
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info = image.info  # A transparent colour is among it.
+    return turned
+
+
+def _opaque(image: Image.Image, background: Sequence[int]) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a pixel: convert() clips them where we want to scale.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if not (set(image.getbands()) & {"A", "a"} or "transparency" in image.info):
+        return image
+    canvas = Image.new("RGBA", image.size, (*background, 255))
+    return Image.alpha_composite(canvas, image.convert("RGBA"))

@@ -1,0 +1,171 @@
+"""Prepared datasets of TFDS: how they are made, and random access to their records."""
+
+import contextlib
+import dataclasses
+import io
+import math
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import UInt8
+from PIL import Image
+
+from cfg_jax.data import dataset
+from cfg_jax.data.dataset import LABEL, Dataset, UnreadableError
+from cfg_jax.data.pixels import to_pixels
+
+_STORED = {"train": ("train",), "test": ("test", "validation")}
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordSource:
+    """Examples decoded, as they are asked for, from the records of a prepared dataset.
+
+    Attributes:
+      records: TFDS's data source; its images are arrays, or encoded as PNG or JPEG.
+      shape: (H, W, C) that every image is brought to.
+      labelled: whether the records have class labels.
+      name: the dataset and split, as messages name them.
+    """
+
+    records: Sequence[Any]
+    shape: tuple[int, int, int]
+    labelled: bool
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            record = self.records[index]
+            image = self._pixels(record["image"])
+            label = record["label"] if self.labelled else 0
+            if image.shape != self.shape:
+                raise ValueError(f"it is {image.shape} where {self.shape} is expected")
+        except Exception as error:  # Damaged records make readers and decoders raise anything.
+            raise UnreadableError(
+                f"{self.name}: example {index} cannot be read ({dataset.reason(error)})"
+            ) from error
+        if label < 0:  # So TFDS marks a competition's test images.
+            raise ValueError(
+                f"{self.name}: example {index} is unlabelled, as may be the whole split"
+            )
+        return {"x": image, "label": np.int32(label)} if self.labelled else {"x": image}
+
+    def _pixels(self, image: bytes | np.ndarray) -> UInt8[np.ndarray, "height width channels"]:
+        if isinstance(image, np.ndarray) and image.shape == self.shape:
+            return image
+        if isinstance(image, np.ndarray):
+            decoded = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        else:
+            decoded = Image.open(io.BytesIO(image))
+        height, width, channels = self.shape
+        return to_pixels(decoded, image_size=height if height == width else 0, channels=channels)
+
+
+def needs(name: str, package: str | None) -> ValueError:
+    """The error of a preparation that lacks a package."""
+    return ValueError(
+        f"preparing {name} needs {package}: pip install 'cfg-jax[prepare]' (reading it does not)"
+    )
+
+
+def prepare(builder: Any, name: str) -> None:
+    """Downloads and writes what a builder makes, unless that has been done.
+
+    Raises:
+      ValueError: a package that the preparation needs is not installed, or the place where
+        prepared datasets are kept cannot be written to.
+    """
+    try:
+        if builder.data_path.exists():
+            return
+        with contextlib.redirect_stdout(sys.stderr):  # Standard output is for results.
+            builder.download_and_prepare(file_format="array_record")
+    except ImportError as error:
+        raise needs(name, error.name) from error
+    except OSError as error:
+        if not os.path.exists(builder.data_dir):  # Else another process was first, with these data.
+            raise ValueError(
+                f"{name} cannot be prepared in {builder.data_dir} ({dataset.reason(error)}): dir, "
+                "or TFDS_DATA_DIR, should be a folder that can be written to"
+            ) from error
+
+
+def read(
+    builder: Any,
+    split: str,
+    *,
+    name: str,
+    image_size: int = 0,
+    class_names: tuple[str, ...] | None = None,
+    skip_bad: bool = False,
+) -> Dataset:
+    """Opens one split of a prepared dataset, in memory if it is small.
+
+    Args:
+      builder: as `prepare` left it.
+      split: `train` or `test`, for which a stored `validation` stands in.
+      name: of the dataset, in messages.
+      image_size: side that images are resized and cropped to; 0 leaves their size.
+      class_names: the names of the labels; None asks the stored ones.
+      skip_bad: leave out, with a warning, what cannot be decoded into memory.
+
+    Raises:
+      ValueError: there is no such split, or the dataset holds no images of one size.
+    """
+    dataset.check_split(split)
+    reader = tfds.builder_from_directory(builder.data_dir)
+    features, stored = dict(reader.info.features), reader.info.splits
+    names = [stored_name for stored_name in _STORED[split] if stored_name in stored]
+    if not names:
+        raise ValueError(f"{name} has no {split} split: it has {', '.join(stored)}")
+    shape = shape_of(features, name=name, image_size=image_size)
+    # TFDS without TensorFlow would take palettes for levels and grey files for what they are.
+    encoded = isinstance(features["image"], tfds.features.Image)
+    decoders = {"image": tfds.decode.SkipDecoding()} if encoded else None
+    try:
+        records = reader.as_data_source(names[0], decoders=decoders)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{name} in {builder.data_dir} lies in a format without random access: "
+            "set another dir to prepare it as array_record"
+        ) from error
+    known = class_names_of(features) if class_names is None else class_names
+    source = RecordSource(records, shape, labelled=bool(known), name=f"{name} {names[0]}")
+    small = len(source) * math.prod(shape) <= dataset.IN_MEMORY
+    return Dataset(
+        source=dataset.load(source, skip_bad=skip_bad) if small else source,
+        shape=shape,
+        class_names=known,
+        name=name,
+        split=split,
+        arrays=LABEL if known else {},
+        skip_bad=skip_bad,
+    )
+
+
+def class_names_of(features: dict[str, Any]) -> tuple[str, ...]:
+    """The name of each label; none where the records have no class labels."""
+    label = features.get("label")
+    return tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
+
+
+def shape_of(features: dict[str, Any], *, name: str, image_size: int) -> tuple[int, int, int]:
+    """Returns the (H, W, C) that a dataset's images are brought to."""
+    image = features.get("image")
+    if image is None or len(image.shape) != 3 or image.np_dtype != np.uint8:
+        raise ValueError(f"{name} has no feature named image of 8-bit images")
+    height, width, channels = image.shape
+    if image_size:
+        height = width = image_size
+    if height is None or width is None:
+        raise ValueError(f"the images of {name} differ in size: set image_size")
+    if channels not in (1, 3):
+        raise ValueError(f"images should have 1 or 3 channels, those of {name} {channels}")
+    return height, width, channels

@@ -1,0 +1,157 @@
+"""A folder or zip of class folders of WAV files."""
+
+import dataclasses
+import io
+import wave
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int16
+
+from cfg_jax.data import dataset, fields, folder
+from cfg_jax.data.dataset import LABEL, Dataset, Kind, UnreadableError, check_split
+from cfg_jax.data.tree import Tree, What, class_of, shown
+
+WAVS = What(one="sound", suffixes=(".wav", ".wave"), example="SOUND.wav", named="WAV file")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sounds(Kind):
+    """A folder or zip of class folders of WAV files of 16 bits, mono or stereo.
+
+    The layouts are those of `Folder`. All sounds have one rate and as many channels.
+
+    Attributes:
+      path: the folder or zip.
+      test_path: another of held-out sounds, with the same class folders; "" takes the folder test
+        of `path`, or holds out a part of it.
+      held_out: that part of every class, between 0 and 1, the same sounds every time.
+      length: samples that sounds are cut or, with silence, filled up to; 0 if all have one length.
+      skip_bad: leave out sounds that cannot be read, with a warning, rather than raise.
+    """
+
+    path: str = ""
+    test_path: str = ""
+    held_out: float = 0.1
+    length: int = 0
+    skip_bad: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        fields.needed("path", self.path, "a folder or zip of class folders of WAV files")
+        fields.text("test_path", self.test_path)
+        fields.share("held_out", self.held_out)
+        fields.whole("length", self.length, 0, why=" (as stored)")
+        fields.flag("skip_bad", self.skip_bad)
+
+    def open(self, split: str) -> Dataset:
+        """As `Kind.open`, in memory if that is small."""
+        check_split(split)
+        found = folder.both(self.path, self.test_path, self.held_out, WAVS)
+        (length, channels), rate = self._form(*found["train"])
+        tree, files = found[split]
+        source = SoundSource(
+            tree, tuple(files), tree.folders, (length, channels), rate, self.length
+        )
+        small = len(files) * length * channels * 2 <= dataset.IN_MEMORY
+        held = dataset.load(source, skip_bad=self.skip_bad) if small else source
+        dataset.warn_of_empty(shown(self.path), split, tree.class_names, held)
+        return Dataset(
+            source=held,
+            shape=source.shape,
+            class_names=tree.class_names,
+            name="sounds",
+            split=split,
+            arrays=LABEL if tree.folders else {},
+            rate=rate,
+            dtype="int16",
+            fingerprint=folder.fingerprint(found),
+            skip_bad=self.skip_bad,
+            workers=self.workers,
+        )
+
+    def _form(self, tree: Tree, files: Sequence[str]) -> tuple[tuple[int, int], int]:
+        """Shape and rate of the first sound that can be read."""
+        bad = []
+        for file in files:
+            try:
+                samples, rate = _read(tree, file)
+            except UnreadableError as error:
+                if not self.skip_bad:
+                    raise UnreadableError(f"{error}; {dataset.SKIPPING}") from error
+                bad.append(error)
+                continue
+            return (self.length or len(samples), samples.shape[1]), rate
+        raise ValueError(f"none of {len(files)} sounds can be read, such as {bad[0]}")
+
+
+@dataclasses.dataclass(frozen=True)
+class SoundSource:
+    """Sounds decoded as they are asked for.
+
+    Attributes:
+      tree: where they lie.
+      files: their names.
+      folders: the classes' folders in the order of the labels; none without labels.
+      shape: (length, channels) of every sound.
+      rate: samples a second of every sound.
+      length: samples that sounds are cut or, with silence, filled up to; 0 if all have as many.
+    """
+
+    tree: Tree
+    files: tuple[str, ...]
+    folders: tuple[str, ...]
+    shape: tuple[int, int]
+    rate: int
+    length: int
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        file = self.files[index]
+        samples, rate = _read(self.tree, file)
+        if self.length:
+            samples = samples[: self.length]
+            samples = np.pad(samples, ((0, self.length - len(samples)), (0, 0)))
+        for wrong in self._wrong(samples, rate):
+            raise _unreadable(self.tree, file, f"it has {wrong}")
+        if not self.folders:
+            return {"x": samples}
+        return {"x": samples, "label": np.int32(self.folders.index(class_of(file)))}
+
+    def _wrong(self, samples: np.ndarray, rate: int) -> Iterator[str]:
+        length, channels = self.shape
+        if rate != self.rate:
+            yield f"{rate} samples a second where the first has {self.rate}"
+        if samples.shape[1] != channels:
+            yield f"{samples.shape[1]} channels where the first has {channels}"
+        if len(samples) != length:
+            yield (
+                f"{len(samples)} samples where the first has {length}; "
+                "set length to cut or fill up all to one"
+            )
+
+
+def _read(tree: Tree, file: str) -> tuple[Int16[np.ndarray, "length channels"], int]:
+    """A WAV file's samples and rate."""
+    try:
+        with wave.open(io.BytesIO(tree.read(file))) as sound:
+            channels, width, rate, count = sound.getparams()[:4]
+            if width != 2:
+                raise ValueError(f"it has {8 * width} bits where 16 are expected")
+            if channels not in (1, 2):
+                raise ValueError(f"it has {channels} channels where 1 or 2 are expected")
+            samples = np.frombuffer(sound.readframes(count), "<i2")
+        if not len(samples) or len(samples) != count * channels:
+            raise ValueError(f"it should hold {count} samples and holds {len(samples) // channels}")
+    except Exception as error:  # Damaged files make readers raise anything.
+        raise _unreadable(tree, file, dataset.reason(error)) from error
+    return samples.reshape(-1, channels).astype(np.int16), rate
+
+
+def _unreadable(tree: Tree, file: str, why: str) -> UnreadableError:
+    return UnreadableError(
+        f"{shown(tree.path)}: the sound {shown(tree.prefix + file)} cannot be read ({why})"
+    )

@@ -1,0 +1,147 @@
+"""Attention: of positions to each other, to a sequence beside them, and of their mean to them."""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cfg_jax.nn.fields import Dtype
+from cfg_jax.nn.norm import GroupNorm
+
+
+class SelfAttention(nn.Module):
+    """Residual self-attention among the positions along some axes, or along all.
+
+    Over a video it is factorised as one along `space_axes` and then one along the frames, (1,) (Ho
+    et al. 2022, "Video Diffusion Models", Section 3).
+
+    Attributes:
+      head_channels: Channels of a head.
+      heads: The number of heads, which then decides how many channels each has; 0 leaves that to
+        head_channels.
+      dtype: Of the activations.
+      axes: Positions that differ along these axes attend to each other; None for all axes between
+        batch and channels.
+    """
+
+    head_channels: int = 64
+    heads: int = 0
+    dtype: Dtype = "float32"
+    axes: tuple[int, ...] | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch *sides channels"]
+    ) -> Float[Array, "batch *sides channels"]:
+        """Attends and adds.
+
+        Raises:
+          ValueError: heads, or else head_channels, does not divide the channels.
+        """
+        channels = x.shape[-1]
+        each = head_size(channels, self.head_channels, self.heads)
+        axes = tuple(range(1, x.ndim - 1)) if self.axes is None else self.axes
+        h, put_back = _rows(GroupNorm(dtype=self.dtype)(x), axes)
+        qkv = nn.Dense(3 * channels, dtype=self.dtype)(h)
+        q, k, v = jnp.split(qkv.reshape(*h.shape[:2], -1, each), 3, axis=2)
+        h = jax.nn.dot_product_attention(q, k, v).reshape(h.shape)
+        h = nn.Dense(channels, kernel_init=nn.initializers.zeros, dtype=self.dtype)(h)
+        return x + put_back(h)
+
+
+def _rows(
+    x: Float[Array, "batch *sides channels"], axes: tuple[int, ...]
+) -> tuple[Float[Array, "rows places channels"], Callable[[Array], Array]]:
+    """The places along the axes as rows, one for each place along the others; and the way back."""
+    others = [axis for axis in range(x.ndim - 1) if axis not in axes]
+    order = [*others, *axes, x.ndim - 1]
+    moved = x.transpose(order)
+    back = sorted(range(x.ndim), key=lambda axis: order[axis])
+
+    def put_back(h):
+        return h.reshape(moved.shape).transpose(back)
+
+    return moved.reshape(-1, math.prod(x.shape[axis] for axis in axes), x.shape[-1]), put_back
+
+
+class CrossAttention(nn.Module):
+    """Residual attention of every position to a sequence; it starts as the identity.
+
+    The attributes are those of `SelfAttention`.
+    """
+
+    head_channels: int = 64
+    heads: int = 0
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch *sides channels"], sequence: Float[Array, "batch length _"]
+    ) -> Float[Array, "batch *sides channels"]:
+        """Attends and adds.
+
+        Raises:
+          ValueError: heads, or else head_channels, does not divide the channels.
+        """
+        batch, *_, channels = x.shape
+        each = head_size(channels, self.head_channels, self.heads)
+        h = GroupNorm(dtype=self.dtype)(x).reshape(batch, -1, channels)
+        q = nn.Dense(channels, dtype=self.dtype)(h).reshape(*h.shape[:2], -1, each)
+        kv = nn.Dense(2 * channels, dtype=self.dtype)(sequence)
+        k, v = jnp.split(kv.reshape(*sequence.shape[:2], -1, each), 2, axis=2)
+        h = jax.nn.dot_product_attention(q, k, v).reshape(h.shape)
+        h = nn.Dense(channels, kernel_init=nn.initializers.zeros, dtype=self.dtype)(h)
+        return x + h.reshape(x.shape)
+
+
+class AttentionPool(nn.Module):
+    """One vector of an array: what the mean of its positions attends to among them all.
+
+    Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision",
+    Section 2.4; the pooling of ADM's noisy classifiers. The learned positions fix the sides.
+
+    Attributes:
+      features: Length of the vector.
+      head_channels: Channels of a head.
+      dtype: Of the activations.
+    """
+
+    features: int
+    head_channels: int = 64
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch *sides channels"]) -> Float[Array, "batch features"]:
+        """Pools.
+
+        Raises:
+          ValueError: head_channels does not divide the channels.
+        """
+        batch, *_, channels = x.shape
+        each = head_size(channels, self.head_channels)
+        places = x.reshape(batch, -1, channels)
+        places = jnp.concatenate([places.mean(1, keepdims=True), places], axis=1)
+        init = nn.initializers.normal(channels**-0.5)
+        places = places + self.param("positions", init, places.shape[1:]).astype(self.dtype)
+        qkv = nn.Dense(3 * channels, dtype=self.dtype)(places)
+        q, k, v = jnp.split(qkv.reshape(*places.shape[:2], -1, each), 3, axis=2)
+        pooled = jax.nn.dot_product_attention(q[:, :1], k, v).reshape(batch, channels)
+        return nn.Dense(self.features, dtype=self.dtype)(pooled)
+
+
+def head_size(channels: int, head_channels: int, heads: int = 0) -> int:
+    """Channels of an attention head: head_channels, unless a number of heads is given.
+
+    Raises:
+      ValueError: They do not divide the channels.
+    """
+    if channels % (heads or head_channels):
+        name = "heads" if heads else "head_channels"
+        raise ValueError(
+            f"{name} must divide the channels wherever there is attention: {channels} "
+            f"channels are not a multiple of {heads or head_channels}"
+        )
+    return channels // heads if heads else head_channels

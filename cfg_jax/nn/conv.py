@@ -1,0 +1,58 @@
+"""Convolution over one, two or three dimensions."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from cfg_jax.nn.fields import Dtype
+from cfg_jax.nn.resampling import space_axes
+
+
+class Conv(nn.Module):
+    """A convolution that keeps the sides, or divides those of space by its stride.
+
+    That of a video is factorised: over height and width of every frame, then over the frames at
+    every place, both of the same size ((2 + 1)-dimensional, Tran et al. 2018, "A Closer Look at
+    Spatiotemporal Convolutions for Action Recognition"). With stride 2 the first window is centred
+    on the first entry, as in torch with padding 1.
+
+    Attributes:
+      features: Channels of the result.
+      size: Side of the window; odd.
+      stride: By how much the sides of space are divided; frames are kept.
+      zero: Whether the result starts at zero.
+      dtype: Of the activations.
+    """
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    zero: bool = False
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch *sides _"]) -> Float[Array, "batch *_ features"]:
+        """Convolves x."""
+        usual = nn.initializers.lecun_normal()
+        last = nn.initializers.zeros if self.zero else usual
+        over_frames = x.ndim == 5 and self.size > 1
+        reach = self.size // 2
+        h = nn.Conv(
+            self.features,
+            (self.size,) * len(space_axes(x.ndim)),
+            strides=self.stride,
+            padding=reach,
+            kernel_init=usual if over_frames else last,
+            dtype=self.dtype,
+        )(x)
+        if not over_frames:
+            return h
+        batch, frames, *_ = h.shape
+        places = h.reshape(batch, frames, -1, self.features)
+        mixed = nn.Conv(
+            self.features,
+            (self.size, 1),
+            padding=((reach, reach), (0, 0)),
+            kernel_init=last,
+            dtype=self.dtype,
+        )(places)
+        return mixed.reshape(h.shape)

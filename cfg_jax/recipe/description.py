@@ -1,0 +1,272 @@
+"""What a work directory says of its run: config.json, written before the first step."""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cfg_jax.parts import Facts
+from cfg_jax.recipe.checks import check_names
+from cfg_jax.recipe.defaults import NAMES, whole
+from cfg_jax.recipe.nodes import KIND
+from cfg_jax.recipe.slots import CHILDREN, SLOTS
+from cfg_jax.runtime.files import atomic
+
+FREE = {
+    "train.accumulate",
+    "train.checkpoint_every",
+    "train.data_timeout",
+    "train.keep",
+    "train.keep_every",
+    "train.log_every",
+    "train.max_skipped",
+    "train.sample_every",
+    "train.spike",
+    "train.tensorboard",
+}
+"""Fields that a run may change when it goes on, as they do not change what is trained."""
+
+FREE_PARTS = ("sample.", "guidance.", "mesh.")
+"""Parts of which it may change every field."""
+
+
+class Description(NamedTuple):
+    """A run's recipe, and what it learned of its data.
+
+    Attributes:
+      config: The recipe.
+      facts: Shape, classes and arrays of its data.
+    """
+
+    config: ConfigDict
+    facts: Facts
+
+
+# Recipes as one level of plain values.
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """A recipe as one level of plain values: {"train.steps": 1000, "network.kind": "UNet", ...}.
+
+    An empty group is {}.
+    """
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping | ConfigDict) and value:
+            flat.update({f"{name}.{inner}": v for inner, v in flatten(value).items()})
+        else:
+            flat[name] = {} if isinstance(value, Mapping | ConfigDict) else value
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> ConfigDict:
+    """The recipe that `flatten` made one level of; lists, which JSON has, become tuples.
+
+    Raises:
+      ValueError: It is no recipe.
+    """
+    nested: dict[str, Any] = {}
+    for path, value in flat.items():
+        *outer, name = path.split(".")
+        inside = nested
+        for part in outer:
+            inside = inside.setdefault(part, {})
+            if not isinstance(inside, dict):
+                raise ValueError(f"{path} is within {part}, which has a value of its own")
+        if isinstance(inside.get(name), dict):
+            raise ValueError(f"{path} has a value, and fields within it")
+        inside[name] = _tuples(path, value)
+    check_names(nested, NAMES)
+    return whole(nested)
+
+
+def copied(config: ConfigDict) -> ConfigDict:
+    """A recipe that can be changed without changing this one."""
+    return unflatten(flatten(config))
+
+
+_ENTRY = "[]"
+"""What stands behind the path of an entry of a tuple: dictionaries elsewhere are levels."""
+
+
+def _tuples(path: str, value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return tuple(_tuples(f"{path}{_ENTRY}", entry) for entry in value)
+    if isinstance(value, dict) and (path.endswith(_ENTRY) or not value):
+        return {name: _tuples(f"{path}{_ENTRY}", entry) for name, entry in value.items()}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ValueError(f"{path} is no value of a recipe")
+
+
+# Two recipes.
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """Where two recipes would train different things, a line a field: `name: old -> new`.
+
+    More steps only go on, unless the learning rate's decay is stretched over them.
+    """
+    before, after = flatten(old), flatten(new)
+    free = FREE | _free(new) | ({"train.steps"} if _is_steady(new.optimiser) else set())
+    return [
+        f"{name}: {_told(before, name)} -> {_told(after, name)}"
+        for name in sorted(before.keys() | after.keys())
+        if name not in free
+        and not name.startswith(FREE_PARTS)
+        and (name in before, before.get(name)) != (name in after, after.get(name))
+    ]
+
+
+def _told(flat: Mapping[str, Any], name: str) -> Any:
+    return flat.get(name, "nothing")
+
+
+def _free(config: ConfigDict) -> set[str]:
+    """The fields of nodes that their slots let change."""
+    found = {
+        f"{name}.{field}"
+        for name in NAMES
+        if name in SLOTS and name not in CHILDREN
+        for field in SLOTS[name].may_change
+    }
+    for name, slot in CHILDREN.items():
+        for entry in config[name]:
+            found |= {f"{name}.{entry}.{field}" for field in SLOTS[slot].may_change}
+    return found
+
+
+def _is_steady(optimiser: Any) -> bool:
+    """Whether an optimiser's course does not depend on where training ends."""
+    return "train_steps" not in optimiser or optimiser.get("decay", "") == "constant"
+
+
+# Files.
+
+
+def to_json(description: Description) -> str:
+    """A description as text."""
+    facts = description.facts
+    written = {
+        "config": flatten(description.config),
+        "shape": facts.shape,
+        "class_names": facts.class_names,
+        "rate": facts.rate,
+        "dtype": facts.dtype,
+        "arrays": {
+            name: {"shape": spec.shape, "dtype": np.dtype(spec.dtype).name}
+            for name, spec in facts.arrays.items()
+        },
+    }
+    return json.dumps(written, indent=2)
+
+
+def from_json(text: str) -> Description:
+    """The description that `to_json` wrote.
+
+    Raises:
+      ValueError: It is none.
+    """
+    try:
+        written = json.loads(text)
+        arrays = {
+            str(name): jax.ShapeDtypeStruct(_shape(spec["shape"]), np.dtype(spec["dtype"]))
+            for name, spec in written["arrays"].items()
+        }
+        if not isinstance(written["config"], dict):
+            raise ValueError("its config is no recipe")
+        names = written["class_names"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("class_names are no list of names")
+        shape, rate, dtype = _shape(written["shape"]), int(written["rate"]), str(written["dtype"])
+        facts = Facts(shape, tuple(names), arrays, rate, dtype)
+        return Description(unflatten(written["config"]), facts)
+    except KeyError as error:
+        raise ValueError(f"it has no {error}") from error
+    except (TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _shape(given: Any) -> tuple[int, ...]:
+    is_whole = [isinstance(size, int) and not isinstance(size, bool) for size in given]
+    if not all(is_whole) or not all(0 < size < 2**31 for size in given):
+        raise ValueError(f"{given} is no shape")
+    return tuple(given)
+
+
+def describe(workdir: Path) -> Description:
+    """Reads what `claim` wrote.
+
+    Raises:
+      ValueError: The directory is missing or holds no run, or its kinds stand in the directory
+        itself, from which nothing is ever imported.
+    """
+    if not workdir.is_dir():
+        raise ValueError(f"there is no work directory {workdir}; `train` makes one")
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{workdir} holds no run: it has no config.json, which `train` writes")
+    try:
+        description = from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    _check_imports(description.config, workdir)
+    return description
+
+
+def _check_imports(config: ConfigDict, workdir: Path) -> None:
+    """Raises ValueError where a kind would be imported from the run's own directory."""
+    place = workdir.resolve()
+    for name, kind in flatten(config).items():
+        if not name.endswith(f".{KIND}") or not isinstance(kind, str) or ":" not in kind:
+            continue
+        module = kind.partition(":")[0].partition(".")[0]
+        if module in sys.modules or not module.isidentifier():
+            continue
+        spec = importlib.util.find_spec(module)
+        found = [*(spec.submodule_search_locations or ()), spec.origin or ""] if spec else []
+        if any(place in Path(origin).resolve().parents for origin in found if origin):
+            raise ValueError(
+                f"config.{name} is {kind!r}, which stands in {workdir} itself: nothing is imported "
+                "from a run's directory"
+            )
+
+
+def claim(workdir: Path, description: Description) -> None:
+    """Makes the work directory this run's own, or finds that it is already.
+
+    Raises:
+      ValueError: It holds a run of another recipe or of other data, every difference of which is
+        named; or it cannot be made.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        held = describe(workdir)
+        found = differences(held.config, description.config)
+        if held.facts != description.facts:
+            found.append(f"the data: {_data(held.facts)} -> {_data(description.facts)}")
+        if found:
+            raise ValueError(
+                f"{workdir} holds a run of another config ({'; '.join(found)}): "
+                "give the same config, or another --workdir"
+            )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as file:
+            file.write(to_json(description).encode() + b"\n")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _data(facts: Facts) -> str:
+    """Facts in a few words, for messages."""
+    arrays = ", ".join(f"{name} {spec.shape}" for name, spec in facts.arrays.items())
+    return f"{facts.shape} of {len(facts.class_names)} classes" + (
+        f" with {arrays}" if arrays else ""
+    )

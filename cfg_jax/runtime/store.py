@@ -1,0 +1,195 @@
+"""Folders of arrays: written in the background, and read back bit for bit or not at all.
+
+Orbax writes the arrays into `NAME.saving`, one subfolder an item; the manifest is written last, and
+then the folder takes its name. So a folder called NAME is complete. Of what is read, every file and
+every array is compared with the manifest.
+
+With several processes all call the same methods in the same order, on a file system they share.
+"""
+
+import contextlib
+import itertools
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from jax.sharding import SingleDeviceSharding
+
+from cfg_jax.runtime import manifest, processes
+from cfg_jax.runtime.manifest import Manifest
+
+Named = dict[str, Any]
+"""Arrays by their paths in a tree."""
+
+
+def saving(path: Path) -> Path:
+    """What a folder is called until it is complete."""
+    return path.with_name(f"{path.name}.saving")
+
+
+def unfinished(path: Path) -> list[Path]:
+    """What an interrupted `write` of this folder leaves; it need not exist."""
+    return [
+        saving(path),
+        path.with_name(f"{path.name}.saving.orbax-checkpoint-tmp"),
+        path.with_name(f"{path.name}.orbax-checkpoint-tmp"),
+    ]
+
+
+class Store:
+    """Writes and reads folders of arrays."""
+
+    def __init__(self) -> None:
+        logging.set_verbosity(logging.FATAL)  # Orbax logs every file, and whatever it raises
+        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+
+    def close(self) -> None:
+        """Ends the background work; what went wrong in it, `write` has said."""
+        with contextlib.suppress(Exception):
+            self._orbax.close()
+
+    def write(
+        self,
+        path: Path,
+        items: dict[str, Named],
+        *,
+        texts: dict[str, Any],
+        complete: Callable[[Path, dict[str, manifest.Arrays]], object],
+    ) -> Future[None]:
+        """Starts writing a folder; its arrays may be changed or donated once this returns.
+
+        Args:
+          path: The folder.
+          items: Arrays by item.
+          texts: JSON values by item.
+          complete: In the first process, takes the folder as it is called meanwhile and the sums of
+            its arrays, writes its manifest, and gives it its name.
+
+        Returns:
+          What is done when all is on disk, or holds the error that prevented it.
+        """
+        arrays = {item: manifest.take(named) for item, named in items.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arguments = ocp.args.Composite(
+            **{item: ocp.args.JsonSave(text) for item, text in texts.items()},
+            **{item: ocp.args.PyTreeSave(named) for item, named in items.items()},
+        )
+
+        def finish() -> None:
+            self._orbax.wait_until_finished()
+            if jax.process_index() == 0:
+                complete(saving(path), arrays)
+
+        _apart(lambda: self._orbax.save(saving(path), args=arguments)).result()
+        return _apart(finish)
+
+    def read(
+        self, path: Path, held: Manifest, like: dict[str, Named], *, whole: bool
+    ) -> dict[str, Named]:
+        """Arrays of a folder, by item.
+
+        Args:
+          path: The folder.
+          held: Its manifest.
+          like: Arrays, or their shapes with or without shardings: how they are to lie on the
+            devices; without, each comes back on one.
+          whole: Whether these are all that it holds.
+
+        Raises:
+          ValueError: It is damaged, or holds other arrays.
+        """
+        processes.in_all(lambda: _check(path, held, like, whole))
+        found = processes.in_all(lambda: self._restored(path, like))
+        sums = {item: manifest.take(arrays) for item, arrays in found.items()}
+        processes.in_all(lambda: manifest.check_sums(sums, held.arrays))
+        return found
+
+    def _restored(self, path: Path, like: dict[str, Named]) -> dict[str, Named]:
+        arguments = {}
+        for item, wanted in like.items():
+            shapes = {name: _placed(leaf) for name, leaf in wanted.items()}
+            arguments[item] = ocp.args.PyTreeRestore(
+                shapes,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(shapes),
+                partial_restore=True,
+            )
+        try:
+            restored = self._orbax.restore(path, args=ocp.args.Composite(**arguments))
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise  # says nothing of the folder
+        except Exception as error:  # Orbax raises a bare one for missing data
+            raise ValueError(reason(error)) from error
+        return {item: restored[item] for item in like}
+
+
+def rebuilt(tree: Any, named: Named) -> Any:
+    """A tree of the structure of another one, with the arrays that have its leaves' paths."""
+    return jax.tree.unflatten(jax.tree.structure(tree), [named[n] for n in manifest.names(tree)])
+
+
+def remove(*paths: Path) -> None:
+    """Removes folders; what cannot be removed stays."""
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line; the operating system's in its own words, wherever they are quoted."""
+    quoted = re.search(r"os_error_code='(\d+)'", str(error))
+    code = quoted[1] if quoted else getattr(error, "errno", None)
+    if code is not None:
+        return os.strerror(int(code))
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def check_files(path: Path, files: dict[str, dict[str, Any]]) -> None:
+    """Raises ValueError unless files are those written; several processes share them out."""
+    mine = itertools.islice(files.items(), jax.process_index(), None, jax.process_count())
+    manifest.check_files(path, dict(mine))
+
+
+def _check(path: Path, held: Manifest, like: dict[str, Named], whole: bool) -> None:
+    """Whether arrays are those wanted and files those written: nothing is read before."""
+    for item, wanted in like.items():
+        manifest.check_types(wanted, held.arrays[item], whole=whole)
+    check_files(
+        path,
+        {
+            name: written
+            for name, written in held.files.items()
+            if whole or "/" not in name or name.split("/")[0] in like
+        },
+    )
+
+
+def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
+    """An array's shape and where it is to lie: on this process' first device if nothing says."""
+    place = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+
+def _apart(action: Callable[[], object]) -> Future[None]:
+    """Acts in a thread that no exit waits for, nor for the threads that it starts.
+
+    Where Orbax cannot make a folder, some of its threads wait for that folder for 20 minutes.
+    """
+    done: Future[None] = Future()
+
+    def act() -> None:
+        try:
+            action()
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=act, daemon=True, name="checkpoint").start()
+    return done

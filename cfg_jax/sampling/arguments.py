@@ -1,0 +1,189 @@
+"""What a front is given, checked: each mistake is one sentence that says what is wanted."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from cfg_jax.diffusion import checks, condition
+from cfg_jax.diffusion.condition import Condition
+from cfg_jax.diffusion.names import lookup
+from cfg_jax.diffusion.schedules import SCHEDULES, Schedule
+from cfg_jax.sampling.defaults import choose
+from cfg_jax.sampling.grids import GRIDS, check_fineness
+from cfg_jax.sampling.solvers import SOLVERS, Solver
+
+Levels = tuple[float, ...] | Array
+"""λ, ascending: static numbers, or an array that is traced, of (levels,) or (batch, levels)."""
+
+
+def made(registry: Mapping[str, type], value: Any, what: str, fits: Callable[[Any], bool]) -> Any:
+    """The object of a slot: itself, or the one with its defaults that a name means.
+
+    Raises:
+      ValueError: No kind has that name.
+      TypeError: It is neither a name nor such an object.
+    """
+    if isinstance(value, str):
+        return lookup(registry, value, what)()
+    if isinstance(value, type) or not fits(value):
+        got = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+        raise TypeError(
+            f"{what} must be one of {', '.join(registry)}, by name or as an object such as "
+            f"{next(iter(registry))}(), got {got}"
+        )
+    return value
+
+
+def random_key(key: Any) -> jax.Array:
+    """A JAX random key, of either kind.
+
+    Raises:
+      TypeError: It is something else, such as a seed.
+    """
+    if isinstance(key, jax.Array) and (
+        (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ())
+        or (key.dtype == jnp.uint32 and key.ndim == 1)
+    ):
+        return key
+    raise TypeError(f"key must be a JAX random key, such as jax.random.key(0), got {key!r}")
+
+
+def callable_denoiser(denoiser: Any) -> Any:
+    """A denoiser, if it can be called at all.
+
+    Raises:
+      TypeError: It cannot.
+    """
+    if isinstance(denoiser, type) or not callable(denoiser):
+        raise TypeError(f"denoiser must be a callable (z, logsnr, cond) -> eps, got {denoiser!r}")
+    return denoiser
+
+
+def conditions(cond: Condition) -> Condition:
+    """A condition, its leaves arrays.
+
+    Raises:
+      TypeError: A leaf is no array of numbers.
+    """
+    try:
+        return jax.tree.map(jnp.asarray, cond)
+    except TypeError as error:
+        raise TypeError(f"cond must be a pytree of (batch, ...) arrays, got {cond!r}") from error
+
+
+def example_shape(shape: Any) -> tuple[int, ...]:
+    """One example's shape.
+
+    Raises:
+      TypeError: It is no sequence.
+      ValueError: An entry is no whole number of at least 1.
+    """
+    if not isinstance(shape, (tuple, list)):
+        raise TypeError(f"shape must be one example's shape, such as (32, 32, 3), got {shape!r}")
+    return tuple(checks.whole("shape's entries", entry, 1) for entry in shape)
+
+
+def start(z: Any, count: int, shape: tuple[int, ...]) -> Array | None:
+    """The noise to start from, if any.
+
+    Raises:
+      ValueError: It has another shape, or is not of floats.
+    """
+    if z is None:
+        return None
+    z = jnp.asarray(z)
+    if z.shape != (count, *shape) or not jnp.issubdtype(z.dtype, jnp.floating):
+        raise ValueError(
+            f"z must have shape {(count, *shape)}, of floats, got {z.dtype} of {z.shape}"
+        )
+    return z
+
+
+def count(cond: Condition, z: Any, batch: Any) -> int:
+    """The number of examples, by whatever tells it.
+
+    Raises:
+      ValueError: cond, z and batch disagree, none tells, or it is 0.
+    """
+    told = {
+        "cond": condition.batch_size(cond),
+        "z": None if z is None else np.shape(z)[0] if np.ndim(z) else 0,
+        "batch": None if batch is None else checks.whole("batch", batch, 1),
+    }
+    counts = {name: count for name, count in told.items() if count is not None}
+    if not counts:
+        raise ValueError("an unconditional sample needs batch, the number of examples")
+    if len(set(counts.values())) != 1:
+        raise ValueError(f"cond, z and batch disagree on the number of examples: {counts}")
+    if 0 in counts.values():
+        raise ValueError("there is no example to sample: cond or z is empty")
+    return next(iter(counts.values()))
+
+
+def walk(
+    schedule: Any, solver: Any, grid: Any, steps: Any, examples: int, dtype: Any
+) -> tuple[Solver, Levels]:
+    """The solver and the levels, what is not named filled in.
+
+    Args:
+      schedule: As in `sample`.
+      solver: As in `sample`.
+      grid: As in `sample`.
+      steps: As in `sample`.
+      examples: The batch.
+      dtype: What the levels are rounded to.
+
+    Raises:
+      ValueError: They are no walk.
+      TypeError: One of them is no such thing.
+    """
+    schedule = made(SCHEDULES, schedule, "schedule", lambda s: isinstance(s, Schedule))
+    if solver is not None:
+        solver = made(SOLVERS, solver, "solver", lambda s: isinstance(s, Solver))
+    if isinstance(grid, (np.ndarray, jax.Array)):
+        levels = _given(grid, steps, examples, dtype)
+        return choose(solver, grid, levels.shape[-1] - 1)[0], levels
+    if grid is not None:
+        grid = made(GRIDS, grid, "grid", callable)
+    if steps is None:
+        raise ValueError("steps must be given, a whole number of at least 1")
+    steps = checks.steps(steps)
+    solver, grid = choose(solver, grid, steps)
+    walked = np.asarray(grid(schedule, steps), np.float64)
+    if walked.shape != (steps + 1,):
+        raise ValueError(f"a grid must return {steps + 1} levels, all but the last finite")
+    _check(walked, dtype)
+    if type(grid) in GRIDS.values():
+        check_fineness(grid, schedule, walked)
+    return solver, tuple(walked.tolist())
+
+
+def _given(levels: Any, steps: Any, examples: int, dtype: Any) -> Array:
+    """Levels that were given as an array, checked as far as they are known."""
+    shape = np.shape(levels)
+    if len(shape) not in (1, 2) or shape[-1] < 2 or (len(shape) == 2 and shape[0] != examples):
+        raise ValueError(
+            "a grid given as an array must have shape (steps + 1,), or "
+            f"({examples}, steps + 1) for one an example, got {shape}"
+        )
+    if steps is not None and checks.steps(steps) != shape[-1] - 1:
+        raise ValueError(f"the grid has {shape[-1] - 1} steps, but steps is {steps}")
+    if not isinstance(levels, jax.core.Tracer):
+        _check(np.asarray(levels, np.float64), dtype)
+    return jnp.asarray(levels, dtype)
+
+
+def _check(levels: np.ndarray, dtype: Any) -> None:
+    """Raises ValueError unless levels ascend, as `dtype` sees them, all but the last finite."""
+    asked = levels[..., :-1]
+    if not np.all(np.isfinite(asked)):
+        raise ValueError("a grid must return levels that are finite, all but the last")
+    if not np.all(levels[..., :-1] < levels[..., 1:]):
+        raise ValueError("a grid's levels must ascend")
+    rounded = asked.astype(dtype)
+    if not np.all(rounded[..., :-1] < rounded[..., 1:]):
+        raise ValueError(f"a grid's levels must differ by more than {np.dtype(dtype)} resolves")

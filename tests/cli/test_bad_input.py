@@ -1,0 +1,202 @@
+"""Broken paths, full disks, damaged networks and closed pipes: one line, and nothing written."""
+
+import dataclasses
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from launch import PYTHONPATH
+from recipes import write
+
+import cfg_jax
+from cfg_jax import exchange
+from cfg_jax.cli import main
+from cfg_jax.planning import topology
+from cfg_jax.planning.topology import Topology
+
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """A file of the trained network, whose classes have names."""
+    path, run = tmp_path_factory.mktemp("exported") / "run.safetensors", cfg_jax.load(trained)
+    named = dataclasses.replace(run, facts=run.facts._replace(class_names=NAMES))
+    exchange.export(named, path)
+    return path
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, trained, exported):
+    """The current directory: a recipe, a run, a network's file and statistics lie there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(topology, "load", lambda name: Topology(name, "", jax.devices()))
+    write(tmp_path)
+    (tmp_path / "run").symlink_to(trained)
+    (tmp_path / "run.safetensors").symlink_to(exported)
+    np.savez("statistics.npz", mu=np.arange(3.0), sigma=np.eye(3))
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "loop").symlink_to("loop")
+    return tmp_path
+
+
+BROKEN = {
+    "missing": "none",
+    "file": "file",
+    "below_a_file": "file/none",
+    "too_long": "x" * 300,
+    "much_too_long": "/".join(["x" * 200] * 30),
+    "loop": "loop",
+    "below_a_loop": "loop/none",
+    "nobodys_home": "~nobody_of_this_name/none",
+    "not_utf8": os.fsdecode(b"\xff\xfe"),
+}
+INPUTS = {
+    "sample": ("sample", "--out", "x.png", "--workdir", "PATH"),
+    "sample_model": ("sample", "--out", "x.png", "--model=PATH"),
+    "sample_classifier": (
+        *("sample", "--workdir", "run", "--out", "x.png"),
+        *("--classifier", "PATH"),
+    ),
+    "evaluate": ("evaluate", "--workdir", "PATH"),
+    "export": ("export", "--out", "x.safetensors", "--workdir", "PATH"),
+    "import": ("import", "--from", "cfg-jax", "--workdir", "new", "PATH"),
+    "import_published": (
+        *("import", "--from", "guided-diffusion", "--arch", "imagenet64"),
+        *("--workdir", "new", "PATH"),
+    ),
+    "score": ("score", "--samples", "PATH"),
+    "score_reference": ("score", "--samples", "statistics.npz", "--reference", "PATH"),
+    "train": ("train", "--workdir", "new", "--config", "PATH"),
+    "plan": ("plan", "--topology", "v5e:2x4", "--config", "PATH"),
+    "prepare": ("prepare", "--config", "folder", "--config.data.path=PATH"),
+}
+OUTPUTS = {
+    "sample": ("sample", "--workdir", "run", "--out", "PATH.png"),
+    "evaluate": ("evaluate", "--workdir", "run", "--out", "PATH"),
+    "export": ("export", "--workdir", "run", "--out", "PATH.safetensors"),
+    "import": ("import", "--from", "cfg-jax", "run.safetensors", "--workdir", "PATH"),
+    "score": (
+        *("score", "--samples", "statistics.npz", "--reference", "statistics.npz"),
+        *("--out", "PATH.json"),
+    ),
+    "plan": ("plan", "--config", "tiny.py", "--topology", "v5e:2x4", "--out", "PATH.md"),
+    "train": ("train", "--config", "tiny.py", "--workdir", "PATH"),
+}
+UNWRITABLE = {
+    "below_a_file": "file/x",
+    "too_long": "x" * 300,
+    "below_a_loop": "loop/x",
+    "nobodys_home": "~nobody_of_this_name/x",
+}
+
+
+def given(argv, path):
+    return [part.replace("PATH", path) for part in argv]
+
+
+@pytest.mark.parametrize("path", BROKEN)
+@pytest.mark.parametrize("command_", INPUTS)
+def test_what_cannot_be_read_is_told_in_one_line(refused, place, command_, path):
+    before = sorted(place.iterdir())
+    refused(*given(INPUTS[command_], BROKEN[path]))
+    assert sorted(place.iterdir()) == before
+
+
+@pytest.mark.parametrize("path", UNWRITABLE)
+@pytest.mark.parametrize("command_", OUTPUTS)
+def test_what_cannot_be_written_is_told_in_one_line(refused, place, command_, path):
+    before = sorted(place.iterdir())
+    refused(*given(OUTPUTS[command_], UNWRITABLE[path]))
+    assert sorted(place.iterdir()) == before
+
+
+@pytest.mark.parametrize("command_", ["sample", "export", "score", "plan"])
+def test_a_folder_where_a_file_is_to_be_is_refused_at_once(refused, place, command_):
+    argv = given(OUTPUTS[command_], "there")
+    Path(argv[-1]).mkdir()
+    assert "cannot be written: it is a folder" in refused(*argv)
+
+
+@pytest.mark.parametrize("command_", ["sample", "evaluate", "export", "score", "plan"])
+def test_a_folder_without_permission_is_refused_at_once(refused, place, monkeypatch, command_):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert "no permission to write in" in refused(*given(OUTPUTS[command_], "there"))
+
+
+@pytest.mark.parametrize("command_", ["sample", "export", "score", "import"])
+def test_a_full_disk_is_told_in_one_line(refused, place, monkeypatch, command_):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    argv = given(OUTPUTS[command_], "there")
+    few = ("--labels", "1", "--per-label", "1", "--steps", "2") if command_ == "sample" else ()
+    monkeypatch.setattr(os, "replace", full)
+    assert "No space left on device" in refused(*argv, *few)
+    assert not list(place.rglob("*.part"))
+
+
+def test_home_is_where_it_is(refused, place, monkeypatch):
+    monkeypatch.setenv("HOME", str(place))
+    trained_in = []
+    monkeypatch.setattr("cfg_jax.cli.train.train", lambda _, workdir: trained_in.append(workdir))
+    main(["train", "--config", "tiny.py", "--workdir=~/new"])
+    assert trained_in == [place / "new"]
+    assert f"no work directory {place}/none" in refused(
+        "sample", "--workdir=~/none", "--out", "x.png"
+    )
+    assert not (place / "~").exists()
+
+
+def test_classes_go_by_name(command, refused, place):
+    ask = ("sample", "--model", "run.safetensors", "--out", "x.npz", "--per-label", 1)
+    code, _, err = command(*ask, "--steps", 2, "--labels", "two, nine,5-6")
+    assert code == 0, err
+    with np.load("x.npz") as arrays:
+        np.testing.assert_array_equal(arrays["arr_1"], [2, 9, 5, 6])
+    assert "class names; got 'twelve'" in refused(*ask, "--labels", "two,twelve")
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [(np.nan, "the parameters of wrong.safetensors are not finite"), (1e30, "are not finite")],
+)
+def test_of_what_is_no_number_no_picture_is_written(refused, place, scale, message):
+    run = cfg_jax.load("run")
+    params = jax.tree.map(lambda leaf: leaf * scale, run.params)
+    exchange.export(dataclasses.replace(run, params=params), "wrong.safetensors")
+    few = ("--labels", "0-1", "--per-label", 1, "--steps", 2)
+    ask = ("sample", "--model", "wrong.safetensors", "--out", "x.png", *few)
+    assert message in refused(*ask)
+    assert not Path("x.png").exists()
+    assert not list(place.rglob("*.npy"))
+
+
+@pytest.mark.parametrize("argv", [("--help",), ("sample", "--help")])
+def test_nobody_reading_on_is_no_error(argv):
+    reading, writing = os.pipe()
+    os.close(reading)
+    ran = subprocess.run(
+        [sys.executable, "-m", "cfg_jax", *argv],
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert (ran.stderr, ran.returncode) == ("", 0)
+
+
+def test_help_lists_the_flags_of_the_runs_condition(command, place):
+    _, told, _ = command("sample", "--workdir", "run", "--help")
+    assert "--labels\n" in told
+    assert "--solver.gamma\n" in told
+    _, told, _ = command("sample", "--help")
+    assert "--labels\n" not in told

@@ -1,0 +1,64 @@
+"""What all kinds of sources share, and every field of every kind with bad values."""
+
+import dataclasses
+import math
+import pickle
+
+import pytest
+
+from cfg_jax.data import SOURCES
+
+NEEDED = {"Folder": {"path": "x"}, "Arrays": {"path": "x"}, "Sounds": {"path": "x"}}
+NAN, INF = math.nan, math.inf
+
+NUMBERS = (-1, 2.5, NAN, INF, "1", None, True)
+BAD = {
+    "workers": NUMBERS,
+    "image_size": NUMBERS,
+    "length": NUMBERS,
+    "frames": (0, *NUMBERS),
+    "size": (7, *NUMBERS),
+    "clips": (0, *NUMBERS),
+    "rate": (0, 101, *NUMBERS),
+    "held_out": (-1, 0, 1, 0.0, 1.0, 2, NAN, INF, -INF, "0.1", None, True, 1j),
+    "channels": (0, 2, 4, -1, NAN, "3", None, True),
+    "background": ("white", 255, (1, 2), (1, 2, 3, 4), (1, 2, 256), (-1, 2, 3), (1.0, 2, 3), None),
+    "path": ("", None, 3, "a\0b"),
+    "test_path": (None, 3, "a\0b"),
+    "dir": (None, 3, "a\0b"),
+    "name": (None, 3, "a\0b"),
+    "flip": (0, 1, "yes", None, NAN),
+    "skip_bad": (0, 1, "yes", None, NAN),
+}
+
+
+def _every():
+    for kind in SOURCES.values():
+        for field in dataclasses.fields(kind):
+            for value in BAD[field.name]:
+                yield kind, field.name, value
+
+
+@pytest.mark.parametrize(("kind", "field", "value"), list(_every()))
+def test_bad_values_are_refused_in_one_sentence_that_names_the_field(kind, field, value):
+    # What the annotation forbids is refused by the tests' type checker, without which by the kind.
+    made = kind(**NEEDED.get(kind.__name__, {}))
+    unchecked = object.__new__(kind)
+    for name, held in (dataclasses.asdict(made) | {field: value}).items():
+        object.__setattr__(unchecked, name, held)
+    with pytest.raises(ValueError, match=rf"^{field} should ") as error:
+        unchecked.__post_init__()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", list(SOURCES.values()))
+def test_sources_are_values(kind):
+    needed = NEEDED.get(kind.__name__, {})
+    source = kind(**needed)
+    assert source == kind(**needed) == pickle.loads(pickle.dumps(source))
+    assert hash(source) == hash(kind(**needed))
+    assert SOURCES[type(source).__name__] is kind
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        source.workers = 3
+    with pytest.raises(ValueError, match="split should be train or test, got 'valid'"):
+        source.open("valid")

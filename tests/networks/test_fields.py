@@ -1,0 +1,73 @@
+"""Fields of networks that are out of their range, and networks that are equal."""
+
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+from cfg_jax.networks import NETWORKS, Encoder, UNet
+from cfg_jax.nn import TimestepFeatures
+
+NAN, INF = float("nan"), float("inf")
+WRONG = {
+    "channels": (0, -1, 3, 8.0, True, "8", NAN, None),
+    "channel_mult": ((), (0,), (1, -2), (1, NAN), (INF,), ("x",), 2, None, (1, 0.01)),
+    "blocks": (0, -1, 1.5, "2", None),
+    "attention_resolutions": (("x",), (0,), (8, -4), (8.0,), (True,), 8, None),
+    "head_channels": (0, -64, 2.5, None),
+    "heads": (-1, 0.5, "4", None),
+    "resample": ("", "Conv", None, 3),
+    "level_features": ("LogSNRFeatures", None, 3),
+    "dropout": (-0.1, 1.0, 2, NAN, "0.1", None),
+    "dtype": ("int32", "float64", "bf16", None, 3),
+    "remat": ("all", None, True),
+}
+"""Of every network."""
+
+
+@pytest.fixture(autouse=True)
+def unchecked_types(monkeypatch):
+    """Types are not checked before the network is made, as it is outside the tests."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+PARTICULAR = {
+    UNet: {"inlets": (3, ("label",)), "learned_variance": (1, "yes", None)},
+    Encoder: {"num_classes": (0, -1, 2.5, "3")},
+}
+
+
+VALUES = [
+    (kind, field, value)
+    for kind in NETWORKS.values()
+    for field, wrong in (WRONG | PARTICULAR[kind]).items()
+    for value in wrong
+]
+
+
+@pytest.mark.parametrize(("kind", "field", "value"), VALUES)
+def test_a_field_out_of_its_range_is_refused_by_name(kind, field, value):
+    with pytest.raises(ValueError, match=field):
+        kind(**{field: value})
+
+
+@pytest.mark.parametrize("kind", NETWORKS.values())
+def test_every_field_has_wrong_values_here(kind):
+    known = set(kind.__dataclass_fields__) - {"parent", "name"}
+    assert known == set(WRONG | PARTICULAR[kind])
+
+
+@pytest.mark.parametrize("kind", NETWORKS.values())
+def test_networks_of_the_same_fields_are_the_same(kind):
+    one = kind(dtype="bfloat16", channel_mult=(1, 2))
+    assert one == kind(dtype=jnp.bfloat16, channel_mult=[1, 2])
+    assert hash(one) == hash(kind(dtype=jnp.dtype("bfloat16"), channel_mult=(1, 2)))
+    assert one.dtype == "bfloat16"
+    assert one.channel_mult == (1, 2)
+    assert one != kind(channel_mult=(1, 2))
+    assert kind(blocks=np.int64(3)) == kind(blocks=3)
+
+
+def test_time_steps_are_asked_for_where_they_are_used():
+    with pytest.raises(ValueError, match="schedule must be given"):
+        UNet(level_features=TimestepFeatures()).shapes((16, 16, 1))
