@@ -2,9 +2,10 @@
 
 python -m cfg_jax train --config configs/digits.py --workdir runs/digits
 
-0.8 M parameters. Expect two to three minutes of training, and from `evaluate` (measured, 1,000
-samples a strength) label accuracy 97 % at w = 0 and 100 % at w = 1, an Inception score that rises
-from 9.6 to 9.98 over w = 0 to 4, and a Fréchet distance that rises from 1.9 to 9.7.
+0.8 M parameters. Expect three to four minutes of training, and from `evaluate` (measured, 1,000
+samples a strength, 20 steps of the default solver) label accuracy 93 % at w = 0 and 99.5 % at
+w = 1, an Inception score that rises from 9.0 to 9.95 over w = 0 to 4, and a Fréchet distance that
+falls from 1.6 to 1.4 at w = 0.1 and rises to 10.4 at w = 4.
 """
 
 from cfg_jax import recipe

@@ -57,6 +57,7 @@ def run(argv: list[str]) -> None:
     values = flagging.parse(defined, "evaluate", PURPOSE, rest, more=models.help_of_sampling)
     if values["samples"] < 2:
         raise ValueError(f"--samples must be at least 2, got {values['samples']}")
+    points = _points(values)
     place, model = models.named(values)
     out = flagging.path(values, "out") if values["out"] else place / "evaluation"
     if model.kind is None:
@@ -65,14 +66,15 @@ def run(argv: list[str]) -> None:
                 raise ValueError(f"--{name} does not belong to a noisy classifier")
         _by_noise_level(model, place, out, values)
     else:
-        _by_strength(models.chosen(values, changes), place, out, values)
+        _by_strength(models.chosen(values, changes), place, out, values, points)
     say((out / "report.md").read_text())
 
 
-def _by_strength(chosen: Chosen, place: Path, out: Path, values: dict[str, Any]) -> None:
+def _by_strength(
+    chosen: Chosen, place: Path, out: Path, values: dict[str, Any], swept: tuple[str, dict]
+) -> None:
     """Writes the report of a diffusion model."""
-    model = chosen.model
-    name, points = _points(values)
+    model, (name, points) = chosen.model, swept
     if chosen.classifier is None and not model.conditioners:
         raise ValueError(f"{model!r} is unconditional: there is no guidance to sweep over")
     source = models.data_of(chosen.config, values["data-path"])
@@ -95,6 +97,7 @@ def _by_strength(chosen: Chosen, place: Path, out: Path, values: dict[str, Any])
         classifier=chosen.classifier,
         cache=models.cache_of(model, out),
     )
+    say(f"the classifier's held-out accuracy is {found.judge.scorer.held_out_accuracy:.4f}")
     evaluation.write_report(
         out,
         found.rows,

@@ -12,7 +12,7 @@ def label_log_prob(
 
     >>> import jax.numpy as jnp
     >>> from cfg_jax.diffusion.labels import label_log_prob
-    >>> label_log_prob(jnp.zeros((1, 4)), jnp.array([2])).round(4).tolist()
-    [-1.3863]
+    >>> round(float(label_log_prob(jnp.zeros((1, 4)), jnp.array([2]))[0]), 4)
+    -1.3863
     """
     return jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], axis=1)[:, 0]

@@ -176,7 +176,7 @@ def test_what_does_not_fit_is_told_in_one_line(refused, upscaler, told, trained,
     assert "no config field 'condition.labels.guided'" in sample(
         upscaler, "--condition.labels.guided", "True"
     )
-    assert "config.data" in sample(trained, "--data-path", tmp_path)
+    assert "held-out data lend their conditions" in sample(trained, "--data-path", tmp_path)
     assert "no held-out example has label 10" in sample(upscaler, "--labels", "10")
     np.savez(file, arr_0=small, arr_1=[1, 12])
     assert "label must lie in [0, 9], or be 10 for none; got 12" in sample(

@@ -31,12 +31,16 @@ def both(what):
         )
         for number in range(2)
     ]
-    for process in group:
-        while "working" not in (line := process.stdout.readline()):
-            assert line, process.stderr.read()
-    began = time.monotonic()
-    told = [process.communicate(timeout=60)[1] for process in group]
-    return [process.returncode for process in group], told, time.monotonic() - began
+    try:
+        for process in group:
+            while "working" not in (line := process.stdout.readline()):
+                assert line, process.stderr.read()
+        began = time.monotonic()
+        told = [process.communicate(timeout=60)[1] for process in group]
+        return [process.returncode for process in group], told, time.monotonic() - began
+    finally:
+        for process in group:
+            process.kill()
 
 
 @pytest.mark.parametrize("failing", [0, 1])
@@ -75,6 +79,7 @@ def script(what, port, number):
 
     from cfg_jax.runtime import processes
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     processes.start(coordinator=f"127.0.0.1:{port}", processes=2, process=number, timeout=60)
 
     def work():
