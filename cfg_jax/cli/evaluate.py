@@ -66,7 +66,7 @@ def run(argv: list[str]) -> None:
                 raise ValueError(f"--{name} does not belong to a noisy classifier")
         _by_noise_level(model, place, out, values)
     else:
-        _by_strength(models.chosen(values, changes), place, out, values, points)
+        _by_strength(models.chosen(place, model, values, changes), place, out, values, points)
     say((out / "report.md").read_text())
 
 

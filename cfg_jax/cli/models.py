@@ -121,13 +121,20 @@ def help_of_sampling() -> str:
     return "\n".join(lines)
 
 
-def chosen(values: dict[str, Any], changes: Sequence[tuple[str, str]]) -> Chosen:
-    """The model that the flags name, and the classifier that is to guide it.
+def chosen(
+    place: Path, model: Model, values: dict[str, Any], changes: Sequence[tuple[str, str]]
+) -> Chosen:
+    """A model that samples as the flags say, and the classifier that is to guide it.
+
+    Args:
+      place: Where the model lies.
+      model: As `named` read it.
+      values: The flags.
+      changes: From `split`.
 
     Raises:
       ValueError: A flag is missing or wrong, or something cannot be read.
     """
-    place, model = named(values)
     if model.kind is None:
         raise ValueError(f"{place} holds a noisy classifier, not a diffusion model")
     config = recipe.copied(describe(place).config)

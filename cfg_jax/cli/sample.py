@@ -51,7 +51,7 @@ def run(argv: list[str]) -> None:
     values = flagging.parse(defined, "sample", PURPOSE, rest, more=models.help_of_sampling)
     out = flagging.path(values, "out")
     flagging.start_processes(values)
-    chosen = models.chosen(values, changes)
+    chosen = models.chosen(*models.named(values), values, changes)
     kind = medium(chosen.model.facts)
     kind.check(out)
     guiding = _guiding(chosen, values)

@@ -9,9 +9,8 @@ import numpy as np
 
 from cfg_jax import parts
 from cfg_jax.diffusion import checks
-from cfg_jax.diffusion.condition import Noisy
+from cfg_jax.diffusion.condition import Noisy, noised
 from cfg_jax.diffusion.noise import Stream
-from cfg_jax.diffusion.process import forward
 from cfg_jax.nn import downsample, space_axes, upsample
 from cfg_jax.parts import Conditioner, Facts
 from cfg_jax.runtime.files import read_arrays
@@ -162,5 +161,4 @@ _BELOW = 10.0
 def _noised(keys: jax.Array, x: jax.Array, logsnr: jax.Array) -> Noisy:
     """Each example noised to its λ by noise of its own key."""
     folded = jax.vmap(jax.random.fold_in, (0, None))(keys, int(Stream.AUGMENTATION))
-    eps = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(folded)
-    return Noisy(forward(x, eps, logsnr=logsnr), logsnr)
+    return noised(folded, x, logsnr=logsnr)

@@ -84,7 +84,17 @@ def augmented(
     Returns:
       The noised images and their λ.
     """
-    keys = noise.examples(key, index, noise.Stream.AUGMENTATION)
+    return noised(noise.examples(key, index, noise.Stream.AUGMENTATION), x, logsnr=logsnr)
+
+
+def noised(keys: jax.Array, x: Float[Array, "batch ..."], *, logsnr: ArrayLike) -> Noisy:
+    """Images noised to λ, each by noise of its own key, and their λ.
+
+    Args:
+      keys: One an image.
+      x: Images of (batch, ...).
+      logsnr: λ, a scalar or (batch,).
+    """
     eps = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(keys)
     logsnr = jnp.broadcast_to(floating(logsnr), x.shape[:1])
     return Noisy(process.forward(x, eps, logsnr=logsnr), logsnr)
