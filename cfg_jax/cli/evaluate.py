@@ -93,7 +93,11 @@ def _by_strength(
         samples=values["samples"],
         seed=values["seed"],
         batch=values["batch"],
-        mesh=fitting(min(values["batch"], values["samples"]), devices=jax.local_devices()),
+        mesh=fitting(
+            min(values["batch"], values["samples"]),
+            devices=jax.local_devices(),
+            held=model.params,
+        ),
         classifier=chosen.classifier,
         cache=models.cache_of(model, out),
     )

@@ -94,7 +94,8 @@ def _samples(
     """Samples as they are stored, one a condition; None in all processes but the first."""
     model, kind = chosen.model, medium(chosen.model.facts)
     size = min(values["batch"], asked.number)
-    key, mesh = jax.random.key(values["seed"]), fitting(size, devices=jax.local_devices())
+    key = jax.random.key(values["seed"])
+    mesh = fitting(size, devices=jax.local_devices(), held=model.params)
 
     def draw(offset: int, index: Any) -> np.ndarray:
         shown = taken(asked.entries, index)

@@ -9,7 +9,7 @@ import numpy as np
 from cfg_jax.data import fields, splits
 from cfg_jax.data.dataset import ArraySource, Dataset, Kind, check_split, warn_of_empty
 from cfg_jax.data.tree import readable, shown
-from cfg_jax.runtime.files import checksum, read_arrays
+from cfg_jax.runtime.files import DAMAGED_NPZ, checksum, read_arrays
 
 _CHANNELS = {np.dtype(np.uint8): (3, 4, 5), np.dtype(np.int16): (3,)}
 """Dimensions of x with the batch, by dtype: sounds are int16, pictures and videos uint8."""
@@ -126,7 +126,7 @@ def _stored(file: Path) -> list[str]:
     try:
         with zipfile.ZipFile(file) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+    except DAMAGED_NPZ:
         return []
 
 

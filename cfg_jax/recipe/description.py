@@ -17,6 +17,7 @@ from cfg_jax.recipe.defaults import NAMES, whole
 from cfg_jax.recipe.nodes import KIND
 from cfg_jax.recipe.slots import CHILDREN, SLOTS
 from cfg_jax.runtime.files import atomic
+from cfg_jax.runtime.notes import note
 
 FREE = {
     "train.accumulate",
@@ -42,10 +43,12 @@ class Description(NamedTuple):
     Attributes:
       config: The recipe.
       facts: Shape, classes and arrays of its data.
+      fingerprint: Of the files of its data, see `data.Dataset`.
     """
 
     config: ConfigDict
     facts: Facts
+    fingerprint: str = ""
 
 
 # Recipes as one level of plain values.
@@ -159,6 +162,7 @@ def to_json(description: Description) -> str:
         "class_names": facts.class_names,
         "rate": facts.rate,
         "dtype": facts.dtype,
+        "fingerprint": description.fingerprint,
         "arrays": {
             name: {"shape": spec.shape, "dtype": np.dtype(spec.dtype).name}
             for name, spec in facts.arrays.items()
@@ -186,7 +190,7 @@ def from_json(text: str) -> Description:
             raise ValueError("class_names are no list of names")
         shape, rate, dtype = _shape(written["shape"]), int(written["rate"]), str(written["dtype"])
         facts = Facts(shape, tuple(names), arrays, rate, dtype)
-        return Description(unflatten(written["config"]), facts)
+        return Description(unflatten(written["config"]), facts, str(written["fingerprint"]))
     except KeyError as error:
         raise ValueError(f"it has no {error}") from error
     except (TypeError, AttributeError, RecursionError) as error:
@@ -241,6 +245,8 @@ def _check_imports(config: ConfigDict, workdir: Path) -> None:
 def claim(workdir: Path, description: Description) -> None:
     """Makes the work directory this run's own, or finds that it is already.
 
+    Files of the data that were added, removed or changed since are said, and gone on with.
+
     Raises:
       ValueError: It holds a run of another recipe or of other data, every difference of which is
         named; or it cannot be made.
@@ -255,6 +261,11 @@ def claim(workdir: Path, description: Description) -> None:
             raise ValueError(
                 f"{workdir} holds a run of another config ({'; '.join(found)}): "
                 "give the same config, or another --workdir"
+            )
+        if held.fingerprint and held.fingerprint != description.fingerprint:
+            note(
+                f"the files of the data have changed since {workdir} was last trained: it goes on "
+                "with those that are there now, and not as it would have gone on with the old ones"
             )
     try:
         workdir.mkdir(parents=True, exist_ok=True)

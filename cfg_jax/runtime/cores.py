@@ -21,6 +21,8 @@ _CONFIG: Any = jax.config
 
 COUNT = r"--xla_force_host_platform_device_count=(\d+)"
 
+LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""Where Linux says how many bytes a container may use, or "max"."""
 
 START = """
 try:
@@ -72,9 +74,13 @@ def available() -> int:
     return os.cpu_count() or 1
 
 
-def device_count_for(batch: int) -> int:
-    """How many of this process' devices a batch can use: never more than it has examples."""
-    return max(1, min(batch, jax.local_device_count()))
+def memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or its container's if less."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(whole, int(LIMIT.read_text(encoding="ascii")))
+    except (OSError, ValueError):  # there is no container, or it has no limit
+        return whole
 
 
 def accelerated() -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import lzma
 import os
 import zipfile
 import zlib
@@ -11,7 +12,19 @@ from typing import BinaryIO
 
 import numpy as np
 
-DAMAGED_NPZ = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+DAMAGED_NPZ = (
+    OSError,
+    ValueError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    MemoryError,  # a header claims more than there is
+    OverflowError,  # or than can be counted
+    RuntimeError,  # encrypted, or compressed in a way that is not known here
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 """What reading an .npz file raises where it is damaged, or none."""
 
 
@@ -54,7 +67,9 @@ def read_arrays(
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name in set(names)}
-    except (TypeError, AttributeError, *DAMAGED_NPZ):
+        if any(isinstance(array, bytes) for array in arrays.values()):
+            raise ValueError("a member is no array")
+    except DAMAGED_NPZ:
         raise ValueError(f"{path} cannot be read as an .npz file") from None
     for name in needed:
         if name not in arrays:

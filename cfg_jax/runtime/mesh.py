@@ -15,6 +15,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from cfg_jax.runtime import cores
+
 DATA, FSDP = "data", "fsdp"
 
 Rules = Sequence[tuple[str, int | str]]
@@ -42,17 +44,25 @@ def device_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> M
 
 
 def fitting(
-    batch: int, fsdp: int = 1, accumulate: int = 1, devices: Sequence[jax.Device] | None = None
+    batch: int,
+    fsdp: int = 1,
+    accumulate: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    held: Any = (),
 ) -> Mesh:
     """The mesh of as many devices as can share every part of a batch evenly.
 
     One process may leave devices idle, so any batch can be trained; several use all they have.
+    Devices of one processor share its memory: there are never more of them than copies of what
+    each holds that fit into half of it.
 
     Args:
       batch: Examples a batch.
       fsdp: See `device_mesh`.
       accumulate: The parts that a batch is taken in.
       devices: Those to choose from; all of all processes when None.
+      held: What every row of `fsdp` devices holds a copy of: arrays, or their shapes.
 
     Raises:
       ValueError: `fsdp` or `accumulate` does not fit, or several processes cannot share the batch.
@@ -62,7 +72,8 @@ def fitting(
     if jax.process_count() > 1:
         check_batch_size(batch, whole, accumulate)
         return whole
-    for count in range(len(chosen), 0, -fsdp):
+    most = min(len(chosen), fsdp * _copies(held)) if chosen[0].platform == "cpu" else len(chosen)
+    for count in range(most, 0, -fsdp):
         if batch % (count * accumulate) == 0:
             return device_mesh(fsdp, chosen[:count])
     given = " times ".join(
@@ -71,6 +82,12 @@ def fitting(
         if value > 1
     )
     raise ValueError(f"train.batch_size must be a multiple of {given}; got {batch}")
+
+
+def _copies(held: Any) -> int:
+    """How many copies of some arrays half of the processor's memory has room for; one at least."""
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held))
+    return max(1, cores.memory() // 2 // max(size, 1))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

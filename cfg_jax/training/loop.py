@@ -59,7 +59,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(locks.alone(workdir))
-        processes.by_first(lambda: claim(workdir, Description(config, data.facts)))
+        processes.by_first(lambda: claim(workdir, _described(config, data)))
         checkpoints = Checkpoints(workdir, keep=every.keep, keep_every=every.keep_every)
         stack.enter_context(checkpoints)
         stopped = stack.enter_context(signals())
@@ -69,6 +69,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         if start >= last:
             note(f"{workdir} is trained already, to step {start}")
             return
+        _announce(program)
         state = program.start() if state is None else state
         feed = stack.enter_context(contextlib.closing(_feed(config, data, start)))
         journal = stack.enter_context(Journal(config, workdir, ledger, step=start))
@@ -103,10 +104,20 @@ def _opened(config: ConfigDict) -> tuple[Dataset, Program]:
     """The data of a recipe and what it compiles to, alike in all processes."""
     recipe.check(config)
     data = recipe.make(config.data, "data", path="config.data").open("train")
-    mesh = meshes.fitting(config.train.batch_size, config.mesh.fsdp, config.train.accumulate)
-    program = build(config, data.facts, mesh)
-    processes.agree("recipes or data", _identity(Description(config, data.facts), data))
+    program = build(config, data.facts)
+    processes.agree("recipes or data", _identity(config, data))
     return data, program
+
+
+def _announce(program: Program) -> None:
+    """Says how large that is which training begins with."""
+    trained, frozen = (
+        sum(leaf.size for leaf in jax.tree.leaves(tree))
+        for tree in (program.state.params, program.frozen)
+    )
+    beside = f" beside {frozen:,} frozen ones" if frozen else ""
+    devices = f"{program.mesh.size} device{'s' if program.mesh.size > 1 else ''}"
+    note(f"training {trained:,} parameters{beside} on {devices}")
 
 
 def _feed(config: ConfigDict, data: Dataset, start: int) -> Feed:
@@ -143,9 +154,13 @@ def stream(config: ConfigDict, data: Dataset, start: int) -> Any:
     )
 
 
-def _identity(description: Description, data: Dataset) -> list[Any]:
+def _described(config: ConfigDict, data: Dataset) -> Description:
+    return Description(config, data.facts, data.fingerprint)
+
+
+def _identity(config: ConfigDict, data: Dataset) -> list[Any]:
     """What all processes must have in common."""
-    flat = flatten(description.config)
+    flat = flatten(config)
     own = {"data.dir", "data.workers"}
     shared = {name: value for name, value in flat.items() if name not in own}
     return [shared, data.shape, data.class_names, len(data.source)]

@@ -50,13 +50,16 @@ class Program(NamedTuple):
     batch: dict[str, jax.ShapeDtypeStruct]
 
 
-def build(config: ConfigDict, facts: Facts, mesh: Mesh, frozen: Frozen | None = None) -> Program:
+def build(
+    config: ConfigDict, facts: Facts, mesh: Mesh | None = None, frozen: Frozen | None = None
+) -> Program:
     """Puts a recipe's training together; compiles nothing yet.
 
     Args:
       config: The recipe.
       facts: What is known of the data.
-      mesh: See `mesh.device_mesh`.
+      mesh: See `mesh.device_mesh`; the devices that can share the batch, and hold the state, when
+        None.
       frozen: What the step reads and never changes; read from where the recipe says when None.
 
     Returns:
@@ -67,7 +70,8 @@ def build(config: ConfigDict, facts: Facts, mesh: Mesh, frozen: Frozen | None = 
         other or the data.
     """
     train = config.train
-    meshes.check_batch_size(train.batch_size, mesh, train.accumulate)
+    if mesh is not None:
+        meshes.check_batch_size(train.batch_size, mesh, train.accumulate)
     plan = blueprint(config, facts, frozen and FrozenParameters(*frozen[1:]))
     optimizer = recipe.make(
         config.optimiser, "optimiser", path="config.optimiser", train_steps=train.steps
@@ -78,6 +82,10 @@ def build(config: ConfigDict, facts: Facts, mesh: Mesh, frozen: Frozen | None = 
         return states.init(plan.init, optimizer, train.seed, len(averages))
 
     shapes = jax.eval_shape(start)
+    if mesh is None:
+        mesh = meshes.fitting(
+            train.batch_size, config.mesh.fsdp, train.accumulate, held=(shapes, shapes.params)
+        )
     layout = meshes.shardings(shapes, mesh, config.mesh.rules, config.mesh.min_size)
     whole = meshes.replicated(mesh)
     prepare = functools.partial(steps.prepare, blueprint=plan, seed=train.seed)

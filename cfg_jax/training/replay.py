@@ -65,9 +65,9 @@ def replay(config: ConfigDict, workdir: Path, step: int) -> Replay:
         raise ValueError(f"--replay-step must be at least 1; got {step}")
     describe(workdir)
     data = recipe.make(config.data, "data", path="config.data").open("train")
-    claim(workdir, Description(config, data.facts))
-    mesh = meshes.fitting(config.train.batch_size, config.mesh.fsdp, config.train.accumulate)
-    program = build(config, data.facts, mesh)
+    claim(workdir, Description(config, data.facts, data.fingerprint))
+    program = build(config, data.facts)
+    mesh = program.mesh
     frozen = jax.device_put(program.frozen, meshes.replicated(mesh))
     with Checkpoints(workdir) as checkpoints:
         before = max((s for s in checkpoints.steps() if s < step), default=0)

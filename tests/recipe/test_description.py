@@ -18,12 +18,13 @@ def changed(**given):
     return config
 
 
-def described(config=None):
+def described(config=None, fingerprint="ab12"):
     arrays = {
         "label": jax.ShapeDtypeStruct((), jnp.int32),
         "vector": jax.ShapeDtypeStruct((3,), jnp.float32),
     }
-    return recipe.Description(config or recipe.default(), Facts((8, 8, 1), ("0", "a\nb"), arrays))
+    facts = Facts((8, 8, 1), ("0", "a\nb"), arrays)
+    return recipe.Description(config or recipe.default(), facts, fingerprint)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +131,16 @@ def test_a_directory_belongs_to_one_run(tmp_path):
     with pytest.raises(ValueError, match=r"the data: \(8, 8, 1\) of 2 classes.* -> \(4, 4, 1\)"):
         recipe.claim(tmp_path, recipe.Description(recipe.default(), Facts((4, 4, 1))))
     assert recipe.describe(tmp_path).config.train.steps == 5
+
+
+def test_files_that_changed_are_said_once_and_gone_on_with(tmp_path, capsys):
+    for before, after, said in (("", "ab12", 0), ("ab12", "ab12", 0), ("ab12", "cd34", 1)):
+        recipe.claim(tmp_path, described(fingerprint=before))
+        capsys.readouterr()
+        recipe.claim(tmp_path, described(fingerprint=after))
+        assert "".join(capsys.readouterr()).count("the files of the data have changed") == said
+        assert recipe.describe(tmp_path).fingerprint == after
+        (tmp_path / "config.json").unlink()
 
 
 def test_directories_without_a_run(tmp_path):

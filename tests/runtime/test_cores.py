@@ -33,14 +33,12 @@ try:
     cores.use_cores(2)
 except ValueError as error:
     print(error)
-print([cores.device_count_for(batch) for batch in (1, 2, 3, 64)])
 """
     assert told(code) == [
         "2 3 3 3",
         "3",
         "JAX has started on 3 of 2 cores: call use_cores before anything that asks JAX for its "
         "devices",
-        "[1, 2, 3, 3]",
     ]
 
 
@@ -82,3 +80,12 @@ def test_flags_are_known_or_not_and_asking_ends_nothing():
     assert cores.flag_known("--xla_force_host_platform_device_count=8")
     assert not cores.flag_known("--xla_no_such_flag=1")
     assert jax.device_count() == 8
+
+
+@pytest.mark.parametrize(("limit", "share"), [("1000\n", 1000), ("max\n", None), (None, None)])
+def test_memory_is_the_machines_or_its_containers_if_less(tmp_path, monkeypatch, limit, share):
+    monkeypatch.setattr(cores, "LIMIT", tmp_path / "memory.max")
+    if limit:
+        cores.LIMIT.write_text(limit)
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert cores.memory() == (share or whole)

@@ -1,10 +1,14 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all; arrays are read from files of every kind of damage."""
 
+import io
 import os
+import pickle
+import zipfile
 
+import numpy as np
 import pytest
 
-from cfg_jax.runtime.files import atomic
+from cfg_jax.runtime.files import atomic, read_arrays
 
 
 def write_atomically(path, content):
@@ -34,3 +38,60 @@ def test_a_reader_meets_the_old_content_until_the_new_is_whole(tmp_path, monkeyp
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def array_file(claimed=(2, 2), pickled=False):
+    """An .npy file of 2×2 numbers whose header may claim another shape."""
+    written = io.BytesIO()
+    if pickled:
+        np.save(written, np.array([print], object), allow_pickle=True)
+        return written.getvalue()
+    header = {"descr": "<f4", "fortran_order": False, "shape": claimed}
+    np.lib.format.write_array_header_1_0(written, header)
+    return written.getvalue() + np.ones((2, 2), np.float32).tobytes()
+
+
+def archive(content, compression=zipfile.ZIP_DEFLATED):
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", compression) as file:
+        file.writestr("x.npy", content)
+    return bytearray(written.getvalue())
+
+
+def altered(archived, at, value):
+    """The same with two bytes of both its headers of a member changed."""
+    for signature, offset in ((b"PK\3\4", at), (b"PK\1\2", at + 2)):
+        place = archived.index(signature) + offset
+        archived[place : place + 2] = value.to_bytes(2, "little")
+    return archived
+
+
+DAMAGED = {
+    "encrypted": altered(archive(array_file()), 6, 1),
+    "compressed as nothing known": altered(archive(array_file()), 8, 99),
+    "not as it says": altered(archive(array_file()), 8, zipfile.ZIP_LZMA),
+    "a header of petabytes": archive(array_file((10**15,))),
+    "a header of more than 64 bits": archive(array_file((10**30,))),
+    "a negative shape": archive(array_file((-1, 4))),
+    "a pickle": archive(array_file(pickled=True)),
+    "a pickle alone": pickle.dumps([1, 2]),
+    "no array": archive(b"x"),
+    "half": archive(array_file())[:60],
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_npz_is_said_in_a_line(tmp_path, name):
+    path = tmp_path / "file.npz"
+    path.write_bytes(DAMAGED[name])
+    with pytest.raises(ValueError, match=r"file\.npz cannot be read as an \.npz file"):
+        read_arrays(path, ("x",))
+
+
+def test_arrays_are_read_by_name(tmp_path):
+    path = tmp_path / "file.npz"
+    path.write_bytes(archive(array_file()))
+    np.testing.assert_array_equal(read_arrays(path, ("x", "y"))["x"], np.ones((2, 2)))
+    with pytest.raises(ValueError, match="holds no y"):
+        read_arrays(path, (), needed=("y",))

@@ -89,6 +89,15 @@ def test_a_batch_that_no_mesh_shares_is_refused():
         meshes.fitting(9, fsdp=3)
 
 
+@pytest.mark.parametrize(("copies", "fsdp", "size"), [(0, 1, 1), (3, 1, 2), (5, 1, 4), (99, 1, 8),
+                                                     (0, 2, 2), (2, 2, 4), (3, 2, 4)])  # fmt: skip
+def test_no_more_devices_than_copies_that_fit_into_half_the_memory(monkeypatch, copies, fsdp, size):
+    """Of what each row of `fsdp` devices holds: 40 bytes. There is room for one too few beside."""
+    held = {"kernel": jax.ShapeDtypeStruct((3, 3), jnp.float32), "bias": jnp.zeros(1)}
+    monkeypatch.setattr(meshes.cores, "memory", lambda: 2 * 40 * (copies + 1) - 1)
+    assert meshes.fitting(8, fsdp, held=held).size == size
+
+
 def test_several_processes_refuse_a_batch_that_they_cannot_share(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert meshes.fitting(16).size == 8

@@ -185,14 +185,15 @@ def test_a_batch_that_the_devices_do_not_divide_is_shared_by_fewer(tmp_path, mon
     config, meshed = tiny(), []
     config.train.batch_size, config.train.steps, config.train.log_every = 12, 1, 1
 
-    def watched(config, facts, mesh):
-        meshed.append(mesh.size)
-        return build(config, facts, mesh)
+    def watched(config, facts):
+        program = build(config, facts)
+        meshed.append(program.mesh.size)
+        return program
 
     monkeypatch.setattr(loop, "build", watched)
     train(config, tmp_path / "all")
     one = meshes.device_mesh(1, jax.devices()[:1])
-    monkeypatch.setattr(loop.meshes, "fitting", lambda *_: one)
+    monkeypatch.setattr(meshes, "fitting", lambda *_, **__: one)
     train(config, tmp_path / "one")
     assert meshed == [6, 1]
     (many,), (alone,) = rows(tmp_path / "all"), rows(tmp_path / "one")
