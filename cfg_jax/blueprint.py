@@ -107,7 +107,8 @@ def blueprint(
       ValueError: A value of the recipe is out of range, or the parts do not fit each other or the
         data; in one sentence that names the field.
     """
-    made, known = conditioners_of(config, facts), _known(config, facts)
+    known = _known(config, facts)
+    made = _conditioners(config, facts, known)
     known["inlets"] = conditions.inlets(made)
     network, codec, objective = (
         recipe.make(config[slot], slot, path=f"config.{slot}", **known)
@@ -130,7 +131,10 @@ def conditioners_of(config: ConfigDict, facts: Facts) -> Conditioners:
     Raises:
       ValueError: A value is out of range, or the data cannot make an entry.
     """
-    known = _known(config, facts)
+    return _conditioners(config, facts, _known(config, facts))
+
+
+def _conditioners(config: ConfigDict, facts: Facts, known: dict[str, Any]) -> Conditioners:
     return tuple(
         (name, _conditioner(name, node, facts, known))
         for name, node in config.condition.items()

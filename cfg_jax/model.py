@@ -17,11 +17,11 @@ from cfg_jax.conditions import Conditioners
 from cfg_jax.data.samples import to_float
 from cfg_jax.diffusion import condition, noise
 from cfg_jax.diffusion.condition import KEPT
-from cfg_jax.diffusion.denoiser import Denoiser
+from cfg_jax.diffusion.denoiser import Denoiser, FromPrediction, from_prediction
 from cfg_jax.diffusion.prediction import Kind
 from cfg_jax.diffusion.schedules import Schedule
 from cfg_jax.guidance.methods import ClassifierFree
-from cfg_jax.networks.denoiser import NetworkDenoiser
+from cfg_jax.networks.applied import Applied
 from cfg_jax.networks.encoder import LogProb
 from cfg_jax.parts import Condition, Facts, through
 from cfg_jax.sampling import sample, sharded_sample
@@ -78,7 +78,7 @@ class Model:
         return self.facts.class_names
 
     @property
-    def denoiser(self) -> NetworkDenoiser:
+    def denoiser(self) -> FromPrediction:
         """`(z, logsnr, cond) -> eps`, unguided; the parameters are its leaves.
 
         Raises:
@@ -86,7 +86,7 @@ class Model:
         """
         if self.kind is None:
             raise ValueError(f"{self!r} is a noisy classifier, which denoises nothing")
-        return NetworkDenoiser(network=self.network, params=self.params, kind=self.kind)
+        return from_prediction(Applied(self.network, self.params), self.kind)
 
     @property
     def log_prob(self) -> LogProb:

@@ -11,8 +11,9 @@ from recipes import tiny
 import cfg_jax
 from cfg_jax import beside, guidance, schedules, solvers
 from cfg_jax.diffusion import prediction
+from cfg_jax.diffusion.denoiser import FromPrediction, from_prediction
 from cfg_jax.guidance.methods import ClassifierFree, Composed, Negative
-from cfg_jax.networks.denoiser import NetworkDenoiser
+from cfg_jax.networks.applied import Applied
 from cfg_jax.parts import Prediction
 from cfg_jax.runtime.mesh import device_mesh
 from cfg_jax.sampling.clips import Off
@@ -225,7 +226,8 @@ class Says:
 @pytest.mark.parametrize("kind", ["eps", "x", "v", "flow", "edm"])
 def test_a_denoiser_asks_its_network_once_whatever_it_predicts(kind, v):
     """In float64 by the two equations z = α x + σ ε and p = a x + b ε."""
-    made = NetworkDenoiser(network=Says(v), params=jnp.float32(0.9), kind=prediction.KINDS[kind])
+    asked = Applied(Says(v), jnp.float32(0.9))
+    made = from_prediction(asked, prediction.KINDS[kind])
     cond = {"label": jnp.array([3, 1]), "other": jnp.zeros(2)}
     found = cfg_jax.denoiser.read(made, Z, jnp.float32(0.7), cond)
     z = np.asarray(Z, np.float64)
@@ -285,7 +287,7 @@ def test_beside_a_classifier_no_half_is_evaluated_for_nothing(run, classifier, w
         return z
 
     def is_network(node):
-        return isinstance(node, NetworkDenoiser)
+        return isinstance(node, FromPrediction)
 
     held = jax.tree.map(
         lambda node: jax.tree_util.Partial(watching) if is_network(node) else node,

@@ -119,7 +119,6 @@ def _samples(
     return bulk.collect(
         draw,
         count=asked.number,
-        labels=np.arange(asked.number),
         batch=size,
         parts=parts,
         settings=settings,

@@ -66,10 +66,10 @@ def learned_v(pair: Estimate) -> Float[Array, "..."]:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FromPrediction:
-    """The denoiser of a network that predicts something other than ε.
+    """The denoiser of a network, which is asked once whatever it predicts.
 
     Attributes:
-      network: `(z, logsnr, cond) -> p`.
+      network: `(z, logsnr, cond) -> p`, or a pair of p as its `value` and a learned `v`.
       kind: What p predicts, a kind of `prediction`.
     """
 
@@ -77,17 +77,21 @@ class FromPrediction:
     kind: prediction.Kind = dataclasses.field(metadata={"static": True})
 
     def __call__(self, z, logsnr, cond):
-        """Returns the `Estimate` that the network's prediction implies."""
-        p = self.network(prediction.scaled(z, logsnr=logsnr, kind=self.kind), logsnr, cond)
-        return prediction.estimate(p, z, logsnr=logsnr, kind=self.kind)
+        """Returns ε̂ if that is all it predicts, else the `Estimate` that its prediction implies."""
+        said = self.network(prediction.scaled(z, logsnr=logsnr, kind=self.kind), logsnr, cond)
+        p, v = getattr(said, "value", said), getattr(said, "v", None)
+        if v is None and self.kind is prediction.EPS:
+            return p
+        return prediction.estimate(p, z, logsnr=logsnr, kind=self.kind)._replace(v=v)
 
 
 def from_prediction(network: Any, kind: prediction.Kind) -> FromPrediction:
-    """Makes a denoiser of a network that predicts something other than ε.
+    """Makes a denoiser of a network that predicts something other than ε, or its variance beside.
 
     Args:
-      network: `(z, logsnr, cond) -> p`, p of z's shape. It is shown z times the kind's scale, which
-        is 1 but for `FLOW` and `edm()`.
+      network: `(z, logsnr, cond) -> p`, p of z's shape, or a pair with p as its `value` and the `v`
+        of the reverse variance, such as `parts.Prediction`. It is shown z times the kind's scale,
+        which is 1 but for `FLOW` and `edm()`.
       kind: What p predicts: `prediction.X`, `V`, `SCORE`, `FLOW`, `edm(sigma_data)` or `EPS`.
 
     Returns:

@@ -169,7 +169,7 @@ def sampler(
     def sample(labels: np.ndarray, strength: float) -> np.ndarray:
         made, count = [], len(labels)
         size = -(-count // -(-count // batch))
-        for start, here, index in bulk.full_batches(count, np.arange(count), size):
+        for start, here, index in bulk.full_batches(count, size):
             shown = taken(entries, index)
             x = model.sample(key, shown, **guiding[strength], offset=start, mesh=mesh)
             made.append(np.clip(np.asarray(x), -1.0, 1.0)[:here])

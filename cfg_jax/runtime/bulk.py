@@ -20,15 +20,14 @@ from cfg_jax.runtime import processes
 from cfg_jax.runtime.files import atomic
 from cfg_jax.runtime.notes import note
 
-Draw = Callable[[int, np.ndarray | None], np.ndarray]
-"""(offset, labels) -> uint8 images of (batch, height, width, channels), from number `offset` on."""
+Draw = Callable[[int, np.ndarray], np.ndarray]
+"""(offset, numbers) -> samples of (batch, ...), from number `offset` on."""
 
 
 def collect(
     draw: Draw,
     *,
     count: int,
-    labels: np.ndarray | None,
     batch: int,
     parts: Path,
     settings: dict[str, Any],
@@ -41,7 +40,6 @@ def collect(
     Args:
       draw: Draws a batch.
       count: The number of images.
-      labels: One an image, or None.
       batch: Images at a time.
       parts: The folder for the parts; removed by `discard` once the images are safe elsewhere.
       settings: What the images depend on, as JSON values: the network's parameters by their
@@ -61,7 +59,7 @@ def collect(
     mine, others = jax.process_index(), jax.process_count()
     paths = []
     with tqdm(total=count, desc="sample", unit="image", disable=not processes.is_first()) as bar:
-        for number, (start, here, chosen) in enumerate(full_batches(count, labels, batch)):
+        for number, (start, here, chosen) in enumerate(full_batches(count, batch)):
             paths.append(parts / f"{start}.npy")
             if number % others == mine and _read(paths[-1], seal) is None:
                 if paths[-1].exists():
@@ -75,22 +73,16 @@ def collect(
     return np.concatenate(images) if images else None
 
 
-def full_batches(
-    count: int, labels: np.ndarray | None, batch: int
-) -> Iterator[tuple[int, int, np.ndarray | None]]:
+def full_batches(count: int, batch: int) -> Iterator[tuple[int, int, np.ndarray]]:
     """Cuts `count` images into batches of one size, so that one compiled program serves them all.
 
     Yields:
-      The first image's number, how many images of the batch are wanted, and its labels, the last
-      batch's filled up by repeating them.
+      The first image's number, how many images of the batch are wanted, and the numbers of all in
+      it, the last batch's filled up by repeating them.
     """
     for start in range(0, count, batch):
         here = min(batch, count - start)
-        yield (
-            start,
-            here,
-            None if labels is None else np.resize(labels[start : start + here], batch),
-        )
+        yield start, here, np.resize(np.arange(start, start + here), batch)
 
 
 def discard(parts: Path) -> None:

@@ -19,8 +19,8 @@ from cfg_jax import guidance, prediction, schedules
 from cfg_jax.blueprint import blueprint
 from cfg_jax.cli import recipes
 from cfg_jax.data.dataset import LABEL
-from cfg_jax.diffusion.denoiser import Denoiser
-from cfg_jax.networks.denoiser import NetworkDenoiser
+from cfg_jax.diffusion.denoiser import Denoiser, FromPrediction, from_prediction
+from cfg_jax.networks.applied import Applied
 from cfg_jax.parts import Condition, Facts
 
 NETWORKS = {"digits": ("digits", (8, 8, 1), 10), "adm64": ("imagenet64", (64, 64, 3), 1000)}
@@ -71,7 +71,7 @@ class Bench(NamedTuple):
         """The classes in turn."""
         return {"label": jnp.arange(self.batch) % self.classes}
 
-    def eps(self, seed: int = 0) -> NetworkDenoiser:
+    def eps(self, seed: int = 0) -> FromPrediction:
         """The network with small random parameters everywhere: none is zero, all is finite."""
         z, label = jnp.zeros((1, *self.shape)), {"label": jnp.zeros(1, jnp.int32)}
         shapes = jax.eval_shape(self.network.init, self.key, z, jnp.zeros(1), label)
@@ -81,7 +81,7 @@ class Bench(NamedTuple):
             return jnp.asarray(0.02 * rng.standard_normal(leaf.shape, np.float32), leaf.dtype)
 
         params = jax.tree.map(drawn, shapes)
-        return NetworkDenoiser(network=self.network, params=params, kind=prediction.EPS)
+        return from_prediction(Applied(self.network, params), prediction.EPS)
 
     def guided(self) -> guidance.ClassifierFree:
         """The network under classifier-free guidance."""

@@ -148,7 +148,8 @@ def test_every_kind_is_finite_at_the_ends_and_shows_the_network_zs_dtype(kind, d
         return 0.5 * z
 
     for level in (-20.0, 20.0, np.array([-20.0, 20.0], np.float32)):
-        pair = denoiser.from_prediction(network, kind)(jnp.ones((2, 3), dtype), level, None)
+        adapted = denoiser.from_prediction(network, kind)
+        pair = denoiser.read(adapted, jnp.ones((2, 3), dtype), level, None)
         assert np.all(np.isfinite(pair.x))
         assert np.all(np.isfinite(pair.eps))
     assert set(seen) == {jnp.dtype(dtype)}

@@ -5,28 +5,27 @@ import pytest
 
 from cfg_jax.runtime import bulk
 
-LABELS = np.arange(10)
 CALLS = []
 
 
-def draw(offset, labels):
-    """Image i is filled with its label and number."""
+def draw(offset, numbers):
+    """Image i is filled with its number as the job counts, and as its place in the batch does."""
     CALLS.append(offset)
-    numbers = offset + np.arange(len(labels))
-    return (10 * labels + numbers % 10).astype(np.uint8)[:, None, None, None]
+    places = offset + np.arange(len(numbers))
+    return (10 * numbers + places % 10).astype(np.uint8)[:, None, None, None]
 
 
 def collect(parts, draw=draw, **changes):
-    arguments = {"count": 10, "labels": LABELS, "batch": 4, "settings": {"seed": 0}, **changes}
+    arguments = {"count": 10, "batch": 4, "settings": {"seed": 0}, **changes}
     return bulk.collect(draw, parts=parts, **arguments)
 
 
 def test_every_image_in_order_and_batches_of_one_size(tmp_path):
     sizes = []
 
-    def measuring(offset, labels):
-        sizes.append(len(labels))
-        return draw(offset, labels)
+    def measuring(offset, numbers):
+        sizes.append(len(numbers))
+        return draw(offset, numbers)
 
     images = collect(tmp_path / "parts", measuring)
     np.testing.assert_array_equal(images.ravel(), 11 * np.arange(10))
@@ -34,10 +33,10 @@ def test_every_image_in_order_and_batches_of_one_size(tmp_path):
 
 
 def test_an_interrupted_job_goes_on(tmp_path):
-    def interrupted(offset, labels):
+    def interrupted(offset, numbers):
         if offset == 8:
             raise KeyboardInterrupt
-        return draw(offset, labels)
+        return draw(offset, numbers)
 
     with pytest.raises(KeyboardInterrupt):
         collect(tmp_path / "parts", interrupted)
