@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
                 train(config, arguments.workdir)
         run = cfg_jax.load(arguments.workdir)
         data = scoring.splits(config)
-        judge = evaluation.judge_of(*data, cache=arguments.workdir / "evaluation")
+        judge = evaluation.judge_of(*data)
         asked = evaluation.asked(run, data[1], arguments.samples)
     except ValueError as error:
         parser.error(str(error))

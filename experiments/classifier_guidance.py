@@ -78,7 +78,7 @@ def measure(
       The curves' rows of scores by their names, and the real training images' scores.
     """
     data = scoring.splits(run.config)
-    judge = evaluation.judge_of(*data, cache=run.workdir / "evaluation")
+    judge = evaluation.judge_of(*data)
     asked = evaluation.asked(run, data[1], arguments.samples, noisy)
     solver = scoring.ancestral(run.sampling.solver)
     walk = {"solver": solver, "grid": grids.UniformU(), "steps": arguments.steps}

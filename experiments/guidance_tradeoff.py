@@ -301,7 +301,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         config = recipe_of(arguments.config, changes)
         data = scoring.splits(config)
-        judge = evaluation.judge_of(*data, cache=arguments.workdir / "evaluation")
+        judge = evaluation.judge_of(*data)
         sweep = sweeps(config, steps=arguments.steps)
         places = {p: trained(config, arguments.workdir, p) for p in sweep["p_uncond"]}
         found = measure(sweep, places, judge, data[1], arguments)

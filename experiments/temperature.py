@@ -174,7 +174,7 @@ def main(argv: list[str] | None = None) -> None:
         run = cfg_jax.load(arguments.workdir)
         run.guided(1.0)  # refuses a network that has nothing to hide
         data = scoring.splits(run.config)
-        judge = evaluation.judge_of(*data, cache=run.workdir / "evaluation")
+        judge = evaluation.judge_of(*data)
         asked = evaluation.asked(run, data[1], arguments.samples)
     except ValueError as error:
         parser.error(str(error))

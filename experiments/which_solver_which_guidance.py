@@ -244,7 +244,7 @@ def main(argv: list[str] | None = None) -> None:
         if not run.guidable:
             raise ValueError(f"{arguments.workdir} is unconditional: there is nothing to guide")
         weak, data = weaker(run), scoring.splits(run.config)
-        judge = evaluation.judge_of(*data, cache=run.workdir / "evaluation")
+        judge = evaluation.judge_of(*data)
         asked = evaluation.asked(run, data[1], arguments.samples)
     except ValueError as wrong:
         parser.error(str(wrong))

@@ -26,7 +26,12 @@ if "XLA_FLAGS" not in os.environ:
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cfg_jax_tests_")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+# Nor does it train the classifier that scores digits again; the user's own cache is not touched.
+if "CFG_JAX_TEST_CACHE" not in os.environ:
+    os.environ["CFG_JAX_TEST_CACHE"] = tempfile.mkdtemp(prefix="cfg_jax_tests_")
+    atexit.register(shutil.rmtree, os.environ["CFG_JAX_TEST_CACHE"], ignore_errors=True)
+os.environ["XDG_CACHE_HOME"] = os.environ["CFG_JAX_TEST_CACHE"]
 
 
 def pytest_collection_modifyitems(items):

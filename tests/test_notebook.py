@@ -8,6 +8,8 @@ import pytest
 from launch import xla_flags
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[1] / "experiments" / "notebooks"
 
 

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from fake_inception import fake_inception
 from PIL import Image
-from recipes import tiny
 
-from cfg_jax import evaluation, recipe
 from cfg_jax.cli import main
 from cfg_jax.evaluation import inception
 from cfg_jax.recipe.slots import SLOTS
@@ -50,13 +48,9 @@ def commands():
 def demo(trained, noisy, upscaler, tmp_path, monkeypatch):
     """A place with what the README's commands find: trained runs, the recipes, and pictures."""
     monkeypatch.chdir(tmp_path)
-    source = recipe.make(tiny().data, "data")
-    splits = [source.open(split) for split in ("train", "test")]
-    evaluation.train_classifier(*splits, cache=trained / "evaluation")  # once, for all of them
     shutil.copytree(trained, "runs/digits")
     shutil.copytree(noisy, "runs/digits_classifier")
     shutil.copytree(upscaler, "runs/digits_upscale")
-    shutil.copytree(trained / "evaluation", "runs/digits_upscale/evaluation", dirs_exist_ok=True)
     shutil.copytree(ROOT / "configs", "configs")
     rng = np.random.default_rng(0)
     for name in ("cat", "dog"):
@@ -70,7 +64,6 @@ def demo(trained, noisy, upscaler, tmp_path, monkeypatch):
     Path("weights.pth").touch()
     monkeypatch.setattr(inception, "fetch_weights", lambda folder: Path("weights.pth"))
     monkeypatch.setattr(inception, "load_inception", lambda weights: fake_inception)
-    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
     return tmp_path
 
 
@@ -81,6 +74,7 @@ def test_python_runs_as_written(demo, number):
     assert np.all(np.isfinite(names["x"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", commands())
 def test_commands_run(demo, line):
     """As written; training with a tiny network added, and into a directory of its own."""

@@ -99,7 +99,6 @@ def _by_strength(
             held=model.params,
         ),
         classifier=chosen.classifier,
-        cache=models.cache_of(model, out),
     )
     say(f"the classifier's held-out accuracy is {found.judge.scorer.held_out_accuracy:.4f}")
     evaluation.write_report(

@@ -221,9 +221,3 @@ def data_of(config: Any, path: str | None) -> Any:
     elif config.data.get("path", None) == ELSEWHERE:
         raise ValueError("the model was trained elsewhere: give its data as --data-path")
     return recipe.make(config.data, "data", path="config.data")
-
-
-def cache_of(model: Model, out: Path) -> Path:
-    """Where the scoring classifier of a model's data is kept."""
-    workdir = getattr(model, "workdir", None)
-    return out if workdir is None else workdir / "evaluation"

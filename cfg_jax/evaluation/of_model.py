@@ -14,7 +14,7 @@ from cfg_jax.evaluation.classifier import TrainedClassifier, load_arrays, train_
 from cfg_jax.evaluation.frechet import Moments, moments
 from cfg_jax.evaluation.sweep import Row, Scores, score, sweep
 from cfg_jax.model import Model
-from cfg_jax.runtime import bulk
+from cfg_jax.runtime import bulk, files
 
 PICTURED = 10
 """Samples of each strength in the picture, at most."""
@@ -39,12 +39,17 @@ class Judge(NamedTuple):
 
 
 def judge_of(train: Dataset, held_out: Dataset, *, cache: Path | None = None) -> Judge:
-    """What scores samples of some data; its classifier is trained once, and kept in `cache`.
+    """What scores samples of some data; its classifier is trained once, and kept.
+
+    Args:
+      train: Real data that the classifier learns from.
+      held_out: Real data that samples are compared with.
+      cache: The folder where it is kept; `files.cache()` when None.
 
     Raises:
       ValueError: The data have no labels, or the splits do not fit each other.
     """
-    scorer = train_classifier(train, held_out, cache=cache)
+    scorer = train_classifier(train, held_out, cache=cache or files.cache())
     x, _ = load_arrays(held_out)
     real = moments(scorer.features_and_probabilities(x)[0])
     return Judge(scorer, real, score(*load_arrays(train), scorer, real))
@@ -219,7 +224,7 @@ def evaluate(
       batch: As in `sampler`.
       mesh: As in `sampler`.
       classifier: As in `asked`.
-      cache: A directory for the scoring classifier.
+      cache: As in `judge_of`.
 
     Returns:
       The scores.

@@ -30,10 +30,16 @@ def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
 
 
 def keep(path: Path, fingerprint: str, arrays: Mapping[str, Any]) -> None:
-    """Writes arrays to an .npz file, under a digest of all that they depend on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as file:
-        np.savez(file, fingerprint=fingerprint, **arrays)
+    """Writes arrays to an .npz file, under a digest of all that they depend on.
+
+    Where it cannot be written a warning says so: they can be made again.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as file:
+            np.savez(file, fingerprint=fingerprint, **arrays)
+    except OSError as error:
+        logging.warning("%s cannot be kept: %s", path, error.strerror or error)
 
 
 def kept(path: Path, fingerprint: str, *, damaged: str, other: str) -> dict[str, Any] | None:

@@ -43,12 +43,14 @@ class Description(NamedTuple):
     Attributes:
       config: The recipe.
       facts: Shape, classes and arrays of its data.
-      fingerprint: Of the files of its data, see `data.Dataset`.
+      fingerprint: Of the files of its data, see `data.Dataset`; "" where that is not known.
+      devices: How many shared a batch when it was last trained; 0 where that is not known.
     """
 
     config: ConfigDict
     facts: Facts
     fingerprint: str = ""
+    devices: int = 0
 
 
 # Recipes as one level of plain values.
@@ -163,6 +165,7 @@ def to_json(description: Description) -> str:
         "rate": facts.rate,
         "dtype": facts.dtype,
         "fingerprint": description.fingerprint,
+        "devices": description.devices,
         "arrays": {
             name: {"shape": spec.shape, "dtype": np.dtype(spec.dtype).name}
             for name, spec in facts.arrays.items()
@@ -190,7 +193,8 @@ def from_json(text: str) -> Description:
             raise ValueError("class_names are no list of names")
         shape, rate, dtype = _shape(written["shape"]), int(written["rate"]), str(written["dtype"])
         facts = Facts(shape, tuple(names), arrays, rate, dtype)
-        return Description(unflatten(written["config"]), facts, str(written["fingerprint"]))
+        config, devices = unflatten(written["config"]), int(written["devices"])
+        return Description(config, facts, str(written["fingerprint"]), devices)
     except KeyError as error:
         raise ValueError(f"it has no {error}") from error
     except (TypeError, AttributeError, RecursionError) as error:
@@ -245,34 +249,46 @@ def _check_imports(config: ConfigDict, workdir: Path) -> None:
 def claim(workdir: Path, description: Description) -> None:
     """Makes the work directory this run's own, or finds that it is already.
 
-    Files of the data that were added, removed or changed since are said, and gone on with.
-
     Raises:
-      ValueError: It holds a run of another recipe or of other data, every difference of which is
-        named; or it cannot be made.
+      ValueError: As `compare`; or it cannot be made.
     """
     path = workdir / "config.json"
     if path.exists():
-        held = describe(workdir)
-        found = differences(held.config, description.config)
-        if held.facts != description.facts:
-            found.append(f"the data: {_data(held.facts)} -> {_data(description.facts)}")
-        if found:
-            raise ValueError(
-                f"{workdir} holds a run of another config ({'; '.join(found)}): "
-                "give the same config, or another --workdir"
-            )
-        if held.fingerprint and held.fingerprint != description.fingerprint:
-            note(
-                f"the files of the data have changed since {workdir} was last trained: it goes on "
-                "with those that are there now, and not as it would have gone on with the old ones"
-            )
+        compare(workdir, description)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with atomic(path) as file:
             file.write(to_json(description).encode() + b"\n")
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def compare(workdir: Path, description: Description) -> None:
+    """Finds that a work directory holds this very run.
+
+    It says what does not forbid to go on with it, but keeps it from ending bit for bit as it would
+    have: changed files of its data, another number of devices.
+
+    Raises:
+      ValueError: It holds a run of another recipe or of other data, every difference of which is
+        named.
+    """
+    held = describe(workdir)
+    found = differences(held.config, description.config)
+    if held.facts != description.facts:
+        found.append(f"the data: {_data(held.facts)} -> {_data(description.facts)}")
+    if found:
+        raise ValueError(
+            f"{workdir} holds a run of another config ({'; '.join(found)}): "
+            "give the same config, or another --workdir"
+        )
+    if held.fingerprint and held.fingerprint != description.fingerprint:
+        note(f"the files of the data have changed since {workdir} was last trained")
+    if held.devices and held.devices != description.devices:
+        note(
+            f"{workdir} was last trained on {held.devices} devices, now it is {description.devices}"
+            ": sums are rounded otherwise"
+        )
 
 
 def _data(facts: Facts) -> str:

@@ -59,7 +59,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(locks.alone(workdir))
-        processes.by_first(lambda: claim(workdir, _described(config, data)))
+        processes.by_first(lambda: claim(workdir, described(config, data, program)))
         checkpoints = Checkpoints(workdir, keep=every.keep, keep_every=every.keep_every)
         stack.enter_context(checkpoints)
         stopped = stack.enter_context(signals())
@@ -154,8 +154,9 @@ def stream(config: ConfigDict, data: Dataset, start: int) -> Any:
     )
 
 
-def _described(config: ConfigDict, data: Dataset) -> Description:
-    return Description(config, data.facts, data.fingerprint)
+def described(config: ConfigDict, data: Dataset, program: Program) -> Description:
+    """What a work directory is told of its run."""
+    return Description(config, data.facts, data.fingerprint, program.mesh.size)
 
 
 def _identity(config: ConfigDict, data: Dataset) -> list[Any]:

@@ -19,11 +19,11 @@ from cfg_jax.blueprint import Blueprint
 from cfg_jax.data.media import Medium, medium
 from cfg_jax.diffusion import condition
 from cfg_jax.diffusion.condition import KEPT
-from cfg_jax.recipe.description import Description, claim, describe
+from cfg_jax.recipe.description import compare, describe
 from cfg_jax.runtime import mesh as meshes
 from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.runtime.files import atomic
-from cfg_jax.training.loop import stream
+from cfg_jax.training.loop import described, stream
 from cfg_jax.training.program import Program, build
 from cfg_jax.training.step import losses, setting
 
@@ -65,8 +65,8 @@ def replay(config: ConfigDict, workdir: Path, step: int) -> Replay:
         raise ValueError(f"--replay-step must be at least 1; got {step}")
     describe(workdir)
     data = recipe.make(config.data, "data", path="config.data").open("train")
-    claim(workdir, Description(config, data.facts, data.fingerprint))
     program = build(config, data.facts)
+    compare(workdir, described(config, data, program))
     mesh = program.mesh
     frozen = jax.device_put(program.frozen, meshes.replicated(mesh))
     with Checkpoints(workdir) as checkpoints:

@@ -35,7 +35,6 @@ def exported(trained, tmp_path_factory):
 def place(tmp_path, monkeypatch, trained, exported):
     """The current directory: a recipe, a run, a network's file and statistics lie there."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(topology, "load", lambda name: Topology(name, "", jax.devices()))
     write(tmp_path)
     (tmp_path / "run").symlink_to(trained)

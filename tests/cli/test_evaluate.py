@@ -8,6 +8,7 @@ import pytest
 
 import cfg_jax
 from cfg_jax import evaluation, recipe
+from cfg_jax.runtime import files
 
 
 def both(run):
@@ -48,7 +49,7 @@ def test_the_report_holds_what_the_pieces_give(command, trained, tmp_path):
     config.guidance = recipe.node("Rescaled", phi=0.7)
     run = run.sampling_as(config)
     train, held_out = both(run)
-    classifier = evaluation.train_classifier(train, held_out, cache=trained / "evaluation")
+    classifier = evaluation.train_classifier(train, held_out, cache=files.cache())
     images, _ = evaluation.load_arrays(held_out)
     real = evaluation.moments(classifier.features_and_probabilities(images)[0])
     labels = np.arange(24) % 10
@@ -74,7 +75,7 @@ def test_a_classifier_is_swept_over(command, trained, noisy, tmp_path):
     assert "| classifier scale | label accuracy |" in printed
     run, held = cfg_jax.load(trained), cfg_jax.load(noisy)
     train, held_out = both(run)
-    scorer = evaluation.train_classifier(train, held_out, cache=trained / "evaluation")
+    scorer = evaluation.train_classifier(train, held_out, cache=files.cache())
     real = evaluation.moments(
         scorer.features_and_probabilities(evaluation.load_arrays(held_out)[0])[0]
     )

@@ -12,6 +12,7 @@ from cfg_jax import evaluation
 from cfg_jax.data import ArraySource, Digits
 from cfg_jax.data.samples import to_float
 from cfg_jax.evaluation import of_model as room
+from cfg_jax.evaluation import record
 from cfg_jax.runtime.mesh import device_mesh
 from cfg_jax.sampling import fronts
 
@@ -177,3 +178,17 @@ def test_some_of_the_values_of_each_entry():
     found = room.taken(entries, np.array([2, 0]))
     np.testing.assert_array_equal(found["words"]["token"], [[4, 5], [0, 1]])
     np.testing.assert_array_equal(found["label"], [6, 4])
+
+
+def test_a_classifier_that_cannot_be_kept_scores_all_the_same(tmp_path, caplog):
+    """Where the user's cache is a file, say; what stood there stays."""
+    file = tmp_path / "cache"
+    file.write_text("mine")
+    arrays = {"x": np.ones(2)}
+    record.keep(file / "classifier.npz", "ab", arrays)
+    assert "classifier.npz cannot be kept: " in caplog.text
+    assert file.read_text() == "mine"
+    record.keep(tmp_path / "folder" / "classifier.npz", "ab", arrays)
+    said = {"damaged": "", "other": ""}
+    found = record.kept(tmp_path / "folder" / "classifier.npz", "ab", **said)
+    np.testing.assert_array_equal(found["x"], arrays["x"])

@@ -15,6 +15,8 @@ from PIL import Image
 import cfg_jax
 from cfg_jax.data.samples import to_uint8
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def script():

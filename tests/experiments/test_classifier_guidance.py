@@ -15,6 +15,9 @@ from PIL import Image
 import cfg_jax
 from cfg_jax import evaluation, grids, guidance, solvers
 from cfg_jax.data import Digits
+from cfg_jax.runtime import files
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +42,7 @@ def test_every_point_is_what_its_name_says(script, trained, noisy, tmp_path, mon
 
     run, held = cfg_jax.load(trained), cfg_jax.load(noisy)
     data = [Digits().open(split) for split in ("train", "test")]
-    scorer = evaluation.train_classifier(*data, cache=trained / "evaluation")
+    scorer = evaluation.train_classifier(*data, cache=files.cache())
     images, _ = evaluation.load_arrays(data[1])
     real = evaluation.moments(scorer.features_and_probabilities(images)[0])
     labels, null = np.arange(12) % 10, {"label": 10}

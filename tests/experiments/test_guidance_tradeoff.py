@@ -17,6 +17,9 @@ from PIL import Image
 import cfg_jax
 from cfg_jax import evaluation, grids, guidance, solvers
 from cfg_jax.data import Digits
+from cfg_jax.runtime import files
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +49,7 @@ def command(workdir, out):
 def by_hand(run, *, w, v, steps):
     """The scores of one point, put together from the library's pieces."""
     data = [Digits().open(split) for split in ("train", "test")]
-    scorer = evaluation.train_classifier(*data, cache=run.workdir.parent / "evaluation")
+    scorer = evaluation.train_classifier(*data, cache=files.cache())
     images, _ = evaluation.load_arrays(data[1])
     real = evaluation.moments(scorer.features_and_probabilities(images)[0])
     labels = np.arange(12) % 10

@@ -20,6 +20,8 @@ import cfg_jax
 from cfg_jax import denoiser, evaluation, grids, mixtures, process, sample, schedules, solvers
 from cfg_jax.data import Digits
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 MEAN, STD = 0.7, 0.4
 COUNT, STEPS = 1500, 200
@@ -207,7 +209,7 @@ def test_it_draws_scores_and_shows(script, plane, trained, tmp_path, monkeypatch
 
     run, labels = cfg_jax.load(trained), np.arange(12) % 10
     data = [Digits().open(split) for split in ("train", "test")]
-    judge = evaluation.judge_of(*data, cache=trained / "evaluation")
+    judge = evaluation.judge_of(*data)
     walk = {"steps": 2, "grid": grids.UniformU()}
     solver = solvers.Ancestral(v=0.3)
     x = run.sample(jax.random.key(0), label=labels, w=0.1, solver=solver, **walk)

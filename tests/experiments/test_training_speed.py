@@ -12,6 +12,8 @@ import scripts
 
 from cfg_jax.nn import GroupNorm
 
+pytestmark = pytest.mark.slow
+
 speed = scripts.load("benchmarks/training_speed")
 
 

@@ -19,6 +19,8 @@ from cfg_jax import evaluation, guidance, mixtures, sample, schedules, solvers
 from cfg_jax.data import Digits
 from cfg_jax.sampling.defaults import DEFAULT_GRID, default_solver
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "which_solver_which_guidance.md"
 FIGURES = PAGE.parent / "figures"
@@ -165,7 +167,7 @@ def test_it_measures_draws_and_fills(small, trained, tmp_path):
     )
     (row,) = (row for row in report["guidance"]["classifier_free"] if row["w"] == 1.0)
     data = [Digits().open(split) for split in ("train", "test")]
-    judge = evaluation.judge_of(*data, cache=trained / "evaluation")
+    judge = evaluation.judge_of(*data)
     for name, score in judge.scores(np.asarray(x), labels).items():
         assert row[name] == pytest.approx(score, rel=1e-3), name
 

@@ -25,6 +25,8 @@ from cfg_jax.runtime import manifest
 from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.training import metrics
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 STEPS = ("--config.train.steps=40", "--config.train.checkpoint_every=4")
 
@@ -180,7 +182,6 @@ def test_a_run_without_its_teacher_still_samples_but_does_not_go_on(place, tmp_p
 
 
 @pytest.mark.tpu_compiler
-@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,

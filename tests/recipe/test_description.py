@@ -18,13 +18,13 @@ def changed(**given):
     return config
 
 
-def described(config=None, fingerprint="ab12"):
+def described(config=None, fingerprint="ab12", devices=2):
     arrays = {
         "label": jax.ShapeDtypeStruct((), jnp.int32),
         "vector": jax.ShapeDtypeStruct((3,), jnp.float32),
     }
     facts = Facts((8, 8, 1), ("0", "a\nb"), arrays)
-    return recipe.Description(config or recipe.default(), facts, fingerprint)
+    return recipe.Description(config or recipe.default(), facts, fingerprint, devices)
 
 
 @pytest.mark.parametrize(
@@ -133,14 +133,20 @@ def test_a_directory_belongs_to_one_run(tmp_path):
     assert recipe.describe(tmp_path).config.train.steps == 5
 
 
-def test_files_that_changed_are_said_once_and_gone_on_with(tmp_path, capsys):
-    for before, after, said in (("", "ab12", 0), ("ab12", "ab12", 0), ("ab12", "cd34", 1)):
-        recipe.claim(tmp_path, described(fingerprint=before))
-        capsys.readouterr()
-        recipe.claim(tmp_path, described(fingerprint=after))
-        assert "".join(capsys.readouterr()).count("the files of the data have changed") == said
-        assert recipe.describe(tmp_path).fingerprint == after
-        (tmp_path / "config.json").unlink()
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("fingerprint", ("", "ab12", "ab12", "cd34"), "the files of the data have changed"),
+        ("devices", (0, 2, 2, 1), "was last trained on 2 devices, now it is 1"),
+    ],
+)
+def test_what_changed_that_may_is_said_once_and_gone_on_with(tmp_path, capsys, name, values, said):
+    told = []
+    for value in values:
+        recipe.claim(tmp_path, described(**{name: value}))
+        told.append("".join(capsys.readouterr()))
+        assert getattr(recipe.describe(tmp_path), name) == value
+    assert [said in line for line in told] == [False, False, False, True]
 
 
 def test_directories_without_a_run(tmp_path):

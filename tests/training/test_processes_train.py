@@ -10,6 +10,8 @@ from recipes import write
 
 from cfg_jax.training import metrics
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = (
     "--config.train.steps=50",
     "--config.train.checkpoint_every=10",

@@ -18,6 +18,8 @@ from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.training import metrics
 from cfg_jax.training.program import build
 
+pytestmark = pytest.mark.slow
+
 STEPS = 300
 SETTINGS = (
     f"--config.train.steps={STEPS}",
