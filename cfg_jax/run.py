@@ -83,6 +83,18 @@ def load_run(workdir: str | Path, *, step: int | None = None, ema: Any = None) -
     return dataclasses.replace(run, weak=weaker(run.sampling.guidance, run))
 
 
+def named_run(name: str, default: Path | None = None) -> Run:
+    """Loads the run "DIRECTORY" or "DIRECTORY:STEP"; without a directory, of the default one.
+
+    Raises:
+      ValueError: It cannot be read.
+    """
+    match = re.fullmatch(r"(.*?)(?::(\d+))?", name)
+    assert match is not None  # the expression matches everything
+    place = Path(match[1]).expanduser() if match[1] or default is None else default
+    return load_run(place, step=int(match[2]) if match[2] else None)
+
+
 def weaker(guidance: Any, run: Run) -> Run | None:
     """The run of autoguidance's weaker network; None under another guidance.
 
@@ -92,10 +104,7 @@ def weaker(guidance: Any, run: Run) -> Run | None:
     name = getattr(guidance, "weak", None)
     if not name:
         return None
-    match = re.fullmatch(r"(.*?)(?::(\d+))?", name)
-    assert match is not None  # the expression matches everything
-    place = Path(match[1] or run.workdir)
-    found = load_run(place, step=int(match[2]) if match[2] else None)
+    found = named_run(name, run.workdir)
     if (found.shape, found.conditioners) != (run.shape, run.conditioners):
         raise ValueError(
             f"guidance.weak must be of the same data and conditions as {run!r}, got {found!r}"

@@ -66,7 +66,8 @@ def run(argv: list[str]) -> None:
             f"interrupted; the same command goes on with {parts}", INTERRUPTED
         ) from None
     if x is not None:
-        _write(chosen.model, out, x, asked)
+        told = {"model": repr(chosen.model), **_told(chosen, guiding, values)}
+        _write(chosen.model, out, x, asked, told)
         bulk.discard(parts)
         say(f"{len(x)} {kind.noun}s: {out}")
 
@@ -103,15 +104,11 @@ def _samples(
         x = model.sample(key, shown, **guiding, batch=batch, offset=offset, mesh=mesh)
         return kind.stored(x)
 
-    fields = flatten(chosen.config).items()
-    told = {name: value for name, value in guiding.items() if name != "classifier"}
     settings = {
-        **{name: v for name, v in fields if name.startswith(("sample.", "guidance."))},
-        **{f"guiding.{name}": value for name, value in told.items()},
+        **_told(chosen, guiding, values),
         "model": manifest.identity(model.params),
         "classifier": chosen.classifier and manifest.identity(chosen.classifier.params),
         "weak": model.weak and manifest.identity(model.weak.params),
-        "seed": values["seed"],
         "entries": {
             name: manifest.identity(_arrays(entry)) for name, entry in asked.entries.items()
         },
@@ -125,13 +122,23 @@ def _samples(
     )
 
 
+def _told(chosen: Chosen, guiding: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """How the samples were asked for, as JSON values."""
+    fields = flatten(chosen.config).items()
+    return {
+        **{name: v for name, v in fields if name.startswith(("sample.", "guidance."))},
+        **{f"guiding.{name}": v for name, v in guiding.items() if name != "classifier"},
+        "seed": values["seed"],
+    }
+
+
 def _arrays(values: Any) -> Any:
     """The values of an entry as arrays of numbers, text as its bytes."""
     array = np.asarray(values)
     return array.view(np.uint8) if array.dtype.kind in "US" else array
 
 
-def _write(model: Model, out: Path, x: np.ndarray, asked: Asked) -> None:
+def _write(model: Model, out: Path, x: np.ndarray, asked: Asked, told: dict[str, Any]) -> None:
     """Samples; on a page with what their conditions show above, and what lent them below."""
     kind = medium(model.facts)
     columns = min(asked.columns, len(x))
@@ -139,8 +146,22 @@ def _write(model: Model, out: Path, x: np.ndarray, asked: Asked) -> None:
         below = None if asked.lent is None else kind.stored(asked.lent)
         above = [asked.made[name].drawn(entry, x) for name, entry in asked.entries.items()]
         rows = [*(kind.stored(row) for row in above if row is not None), x]
-        kind.grid(out, interleave(rows if below is None else [*rows, below], columns), columns)
+        rows = rows if below is None else [*rows, below]
+        names = _names(asked, columns, len(rows))
+        kind.grid(out, interleave(rows, columns), columns, names=names, told=told)
         return
     classes = [asked.made[name].classes(entry) for name, entry in asked.entries.items()]
     labels = next((found for found in classes if found is not None), None)
     kind.save_samples(out, x, labels, columns=columns)
+
+
+def _names(asked: Asked, columns: int, stacked: int) -> list[str]:
+    """The class of each row of samples, where it is one; so many rows show the same samples."""
+    for name, entry in asked.entries.items():
+        made = asked.made[name]
+        if made.classes(entry) is not None:
+            titles = made.titles(entry)
+            rows = [titles[start : start + columns] for start in range(0, len(titles), columns)]
+            each = [row[0] if len(set(row)) == 1 else "" for row in rows]
+            return [text for name in each for text in (name, *[""] * (stacked - 1))]
+    return []

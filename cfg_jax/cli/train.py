@@ -7,6 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
+from cfg_jax import recipe
 from cfg_jax.cli import INTERRUPTED, FailedError, flagging, say
 from cfg_jax.data.pipeline import LostWorkerError
 from cfg_jax.runtime import processes
@@ -33,12 +34,21 @@ def run(argv: list[str]) -> None:
     defined = flags.FlagValues()
     flagging.define_config(defined)
     flags.DEFINE_string("workdir", None, "where the run is kept", flag_values=defined)
+    flags.DEFINE_string(
+        "init",
+        None,
+        "begin with the network of this run, DIRECTORY or DIRECTORY:STEP; short for "
+        "--config.train.init",
+        flag_values=defined,
+    )
     flags.DEFINE_integer(
         "replay-step", None, "look into this step's batch instead of training", flag_values=defined
     )
     flagging.define_processes(defined)
     values = flagging.parse(defined, "train", PURPOSE, argv)
     config = flagging.config(values)
+    if values["init"] is not None:
+        recipe.override(config, "train.init", values["init"])
     workdir = _directory(flagging.required(values, "workdir"))
     flagging.start_processes(values)
     try:

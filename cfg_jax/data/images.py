@@ -1,12 +1,17 @@
 """Images of uint8 laid out in grids, and grids as PNG files."""
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cfg_jax.runtime.files import atomic
+
+LONGEST = 24
+"""Letters of a name beside a row, at most."""
 
 
 def enlarge(images: np.ndarray, factor: int) -> np.ndarray:
@@ -41,7 +46,15 @@ def tile(images: np.ndarray, columns: int, *, padding: int = 1) -> np.ndarray:
     return canvas
 
 
-def save_grid(path: Path, images: np.ndarray, columns: int, *, smallest: int = 32) -> None:
+def save_grid(
+    path: Path,
+    images: np.ndarray,
+    columns: int,
+    *,
+    smallest: int = 32,
+    names: Sequence[str] = (),
+    told: Mapping[str, Any] | None = None,
+) -> None:
     """Writes a grid of images as a PNG, tiny ones enlarged by whole pixels.
 
     Args:
@@ -49,11 +62,35 @@ def save_grid(path: Path, images: np.ndarray, columns: int, *, smallest: int = 3
       images: uint8 of (count, height, width, channels), 1 or 3 channels.
       columns: Images a row.
       smallest: The least height of an image on the page, in pixels.
+      names: What stands at the left of each row; those that are missing are empty.
+      told: What the file says of itself, JSON values, as PNG text of the key "cfg_jax".
     """
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
     zoom = max(1, round(smallest / images.shape[1]))
-    grid = tile(enlarge(images, zoom), columns, padding=max(1, zoom // 2))
+    padding = max(1, zoom // 2)
+    grid = tile(enlarge(images, zoom), columns, padding=padding)
+    if any(names):
+        grid = _named(grid, names, zoom * images.shape[1], padding)
     picture = Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid)
+    text = PngImagePlugin.PngInfo()
+    if told:
+        text.add_itxt("cfg_jax", json.dumps(told))
     with atomic(path) as file:
-        picture.save(file, format="PNG")
+        picture.save(file, format="PNG", pnginfo=text)
+
+
+def _named(grid: np.ndarray, names: Sequence[str], height: int, padding: int) -> np.ndarray:
+    """The page with a margin at its left, the names of rows of such a height in it."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(max(10, min(16, height // 2)))
+    shown = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
+    margin = padding + math.ceil(max(font.getlength(name) for name in shown))
+    page = Image.new("L", (margin, len(grid)), 255)
+    draw = ImageDraw.Draw(page)
+    for row, name in enumerate(shown):
+        middle = padding + row * (height + padding) + height / 2
+        draw.text((margin, middle), name, fill=0, font=font, anchor="rm")
+    left = np.asarray(page)[..., None].repeat(grid.shape[-1], axis=-1)
+    return np.concatenate([left, grid], axis=1)

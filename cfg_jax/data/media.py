@@ -45,9 +45,9 @@ class Medium:
         """Samples, stored or floats in [-1, 1], as pictures: what a scorer looks at."""
         return self.tiles(self.stored(x) if x.dtype.kind == "f" else x)
 
-    def grid(self, path: Path, x: np.ndarray, columns: int) -> None:
-        """Draws samples as they are stored in rows of so many, into a PNG file."""
-        save_grid(path, self.tiles(x), columns)
+    def grid(self, path: Path, x: np.ndarray, columns: int, **more: Any) -> None:
+        """Draws samples as they are stored in rows of so many; `more` is that of `save_grid`."""
+        save_grid(path, self.tiles(x), columns, **more)
 
     def check(self, path: Path) -> None:
         """Raises ValueError where samples cannot be written to such a file."""

@@ -22,6 +22,7 @@ from cfg_jax.data.samples import to_float
 from cfg_jax.evaluation import record
 from cfg_jax.evaluation.features import local_shardings, shared_rows
 from cfg_jax.evaluation.scorer import Classifier
+from cfg_jax.runtime.notes import Bar
 
 _FORWARD_BATCH = 256
 """Examples that are looked at or scored at a time, over all local devices."""
@@ -238,7 +239,7 @@ def _train(
         donate_argnums=(0, 1),
     )
     params, state = jax.jit(initialise, out_shardings=whole)()
-    with tqdm(total=total, desc="classifier", unit="step", disable=not progress) as bar:
+    with Bar(total=total, desc="classifier", unit="step", disable=not progress) as bar:
         for epoch in range(settings.epochs):
             order = np.random.default_rng((settings.seed, epoch)).permutation(len(images))
             for step, chosen in enumerate(order[: steps * batch].reshape(steps, batch)):

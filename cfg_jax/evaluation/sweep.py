@@ -7,10 +7,10 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import ArrayLike, Float, Integer
-from tqdm import tqdm
 
 from cfg_jax.evaluation.frechet import Moments, frechet_distance, moments
 from cfg_jax.evaluation.inception_score import inception_score
+from cfg_jax.runtime.notes import Bar
 
 
 @runtime_checkable
@@ -113,15 +113,18 @@ def sweep(
     """
     strengths, labels = _strengths(ws), _labels(labels)
     rows = []
-    for w in tqdm(strengths, desc="guidance strengths", unit="w", disable=not progress):
-        images = np.asarray(sample(labels, w))
-        if on_samples is not None:
-            on_samples(w, images)
-        try:
-            scores = score(images, labels, classifier, real)
-        except ValueError as error:
-            raise ValueError(f"the samples at w = {w:g} cannot be scored: {error}") from error
-        rows.append(Row(w=w, **dataclasses.asdict(scores)))
+    name = "guidance strengths"
+    with Bar(total=len(strengths), desc=name, unit="w", disable=not progress) as bar:
+        for w in strengths:
+            images = np.asarray(sample(labels, w))
+            if on_samples is not None:
+                on_samples(w, images)
+            try:
+                scores = score(images, labels, classifier, real)
+            except ValueError as error:
+                raise ValueError(f"the samples at w = {w:g} cannot be scored: {error}") from error
+            rows.append(Row(w=w, **dataclasses.asdict(scores)))
+            bar.update()
     return rows
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cfg_jax.recipe import nodes
+from cfg_jax.recipe.signature import told
 
 
 def _whole(name: str, value: int, low: int, high: int = 2**31 - 1) -> None:
@@ -21,7 +22,7 @@ class Sample:
 
     Attributes:
       w: Guidance strength, in [-1e6, 1e6]: 0 is no guidance.
-      steps: Steps of the solver, at least 1.
+      steps: Steps of the solver, from 1 to 10,000.
       solver: The solver; None is the default of `cfg_jax.sample`.
       grid: The noise levels that it visits; None is the default of `cfg_jax.sample`.
       clip: What keeps x̂ within the codec's bound; None does not.
@@ -36,7 +37,7 @@ class Sample:
     def __post_init__(self):
         if not abs(self.w) <= 1e6:
             raise ValueError(f"w must lie in [-1e6, 1e6], got {self.w}")
-        _whole("steps", self.steps, 1, 1_000_000)
+        _whole("steps", self.steps, 1, 10_000)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class Train:
 
     Attributes:
       seed: Random seed, in [0, 2³²).
+      init: The run whose network training begins with, "DIRECTORY" or "DIRECTORY:STEP"; "" for a
+        random one.
       steps: Steps of the optimiser, at least 1.
       batch_size: Examples of a step over all devices, at most 2²⁰.
       accumulate: Parts that a batch's gradient is computed in, one after another; it divides
@@ -61,6 +64,7 @@ class Train:
     """
 
     seed: int = 0
+    init: str = ""
     steps: int = 100_000
     batch_size: int = 128
     accumulate: int = 1
@@ -117,12 +121,12 @@ class Mesh:
                 re.compile(pattern)
             except (TypeError, ValueError, RecursionError, OverflowError, re.error):
                 raise ValueError(
-                    f"rules must be (regular expression, dimension) pairs, got {rule!r}"
+                    f"rules must be (regular expression, dimension) pairs, got {told(rule)}"
                 ) from None
             is_number = isinstance(chosen, int) and not isinstance(chosen, bool)
             if chosen not in ("largest", "whole") and not is_number:
                 raise ValueError(
-                    f'rules must split along a number, "largest" or "whole", got {chosen!r}'
+                    f'rules must split along a number, "largest" or "whole", got {told(chosen)}'
                 )
 
 
@@ -138,7 +142,7 @@ def block(config: ConfigDict, name: str) -> Any:
     """
     path = f"config.{name}"
     if not hasattr(config[name], "items"):
-        raise ValueError(f"{path} must be a group of fields, got {config[name]!r}")
+        raise ValueError(f"{path} must be a group of fields, got {told(config[name])}")
     given = nodes.arguments(BLOCKS[name], dict(config[name].items()), path)
     try:
         return BLOCKS[name](**given)

@@ -14,11 +14,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from cfg_jax.runtime import processes
 from cfg_jax.runtime.files import atomic
-from cfg_jax.runtime.notes import note
+from cfg_jax.runtime.notes import Bar, note
 
 Draw = Callable[[int, np.ndarray], np.ndarray]
 """(offset, numbers) -> samples of (batch, ...), from number `offset` on."""
@@ -58,7 +57,7 @@ def collect(
     processes.by_first(lambda: _claim(parts, settings))
     mine, others = jax.process_index(), jax.process_count()
     paths = []
-    with tqdm(total=count, desc="sample", unit="image", disable=not processes.is_first()) as bar:
+    with Bar(total=count, desc="sample", unit="image") as bar:
         for number, (start, here, chosen) in enumerate(full_batches(count, batch)):
             paths.append(parts / f"{start}.npy")
             if number % others == mine and _read(paths[-1], seal) is None:

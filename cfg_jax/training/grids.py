@@ -11,6 +11,7 @@ from cfg_jax.data import Dataset
 from cfg_jax.data.images import interleave
 from cfg_jax.data.media import medium
 from cfg_jax.model import Model, of_blueprint
+from cfg_jax.recipe import flatten
 from cfg_jax.runtime import processes
 from cfg_jax.training.program import Program
 
@@ -49,6 +50,9 @@ class GridWriter:
         self._plan, self._data = plan, data
         self._folder = workdir / "samples"
         self._medium = medium(plan.facts)
+        fields = flatten(config).items()
+        shown = {name: value for name, value in fields if name.startswith(("sample.", "guidance."))}
+        self._told = {**shown, "seed": self._seed}
         self._model({}).guided()  # a mistake shows before training, not after
 
     def write(self, step: int, params: Any) -> Path:
@@ -57,13 +61,14 @@ class GridWriter:
         conditioners = model.conditioners
         every = {name: made.every() for name, made in conditioners}
         if all(values is not None for values in every.values()) and len(every) <= 1:
-            x = self._named(model, every)
+            x, names = self._named(model, every)
         else:
-            x = self._lent(model)
+            x, names = self._lent(model), []
         path = self._path(step)
         if processes.is_first():
             self._folder.mkdir(exist_ok=True)
-            self._medium.grid(path, self._medium.stored(x), PER_CLASS)
+            told = {**self._told, "step": step}
+            self._medium.grid(path, self._medium.stored(x), PER_CLASS, names=names, told=told)
         return path
 
     def complete(self, step: int, params: Any) -> None:
@@ -77,13 +82,15 @@ class GridWriter:
     def _model(self, params: Any) -> Model:
         return Model(**of_blueprint(self._plan, params))
 
-    def _named(self, model: Model, every: dict[str, Any]) -> np.ndarray:
-        """A row a value of the only entry; or without any, as many samples."""
+    def _named(self, model: Model, every: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
+        """A row a value of the only entry, and its name; or without any, as many samples."""
         for name, values in every.items():
             places = np.linspace(0, len(values) - 1, min(CLASSES, len(values))).round().astype(int)
-            chosen = np.repeat(np.asarray(values)[places], PER_CLASS)
-            return self._samples(model, {name: chosen}, len(chosen))
-        return self._samples(model, {}, CLASSES * PER_CLASS)
+            chosen = np.asarray(values)[places]
+            repeated = np.repeat(chosen, PER_CLASS)
+            titles = dict(model.conditioners)[name].titles(chosen)
+            return self._samples(model, {name: repeated}, len(repeated)), titles
+        return self._samples(model, {}, CLASSES * PER_CLASS), []
 
     def _lent(self, model: Model) -> np.ndarray:
         """Samples under the conditions of examples, and under each row those."""

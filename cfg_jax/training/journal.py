@@ -1,18 +1,21 @@
 """What a run tells while it trains: rows of metrics, notes, a progress bar, where its time went."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from cfg_jax.runtime import processes
-from cfg_jax.runtime.notes import note
+from cfg_jax.runtime.notes import Bar, note
 from cfg_jax.training.ledger import Ledger
 from cfg_jax.training.metrics import MetricsWriter
 from cfg_jax.training.step import Metrics
 from cfg_jax.training.window import Window
+
+SAID = {"sample": "drawing samples", "checkpoint": "saving"}
+"""What the bar says while it stands."""
 
 
 class Journal:
@@ -43,13 +46,7 @@ class Journal:
                 note(f"{writer.damaged} damaged lines of metrics.jsonl are left out")
             kept = writer.kept[-1].get("seconds") if writer.kept else None
             ledger.take_over(kept, writer.dropped[-1].get("seconds") if writer.dropped else kept)
-        self._progress = tqdm(
-            total=train.steps,
-            initial=step,
-            desc=f"train {workdir}",
-            unit="step",
-            disable=not processes.is_first(),
-        )
+        self._progress = Bar(total=train.steps, initial=step, desc=f"train {workdir}", unit="step")
         self._stack.enter_context(self._progress)
 
     def __enter__(self) -> "Journal":
@@ -62,6 +59,16 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         self._stack.__exit__(kind, error, trace)
+
+    @contextlib.contextmanager
+    def on(self, kind: str) -> Iterator[None]:
+        """Books what its block takes, see `Ledger.on`, and says what it is if that takes long."""
+        with self.ledger.on(kind):
+            if kind not in SAID:
+                yield
+                return
+            with self._progress.during(SAID[kind]):
+                yield
 
     def add(self, metrics: Metrics) -> None:
         """Takes in one step's metrics, still on the devices."""

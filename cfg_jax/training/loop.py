@@ -16,6 +16,7 @@ from cfg_jax.runtime import failures, locks, processes
 from cfg_jax.runtime import mesh as meshes
 from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.runtime.notes import note
+from cfg_jax.training.beginning import beginning
 from cfg_jax.training.feed import Feed
 from cfg_jax.training.grids import GridWriter
 from cfg_jax.training.journal import Journal
@@ -70,7 +71,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
             note(f"{workdir} is trained already, to step {start}")
             return
         _announce(program)
-        state = program.start() if state is None else state
+        state = beginning(config, program) if state is None else state
         feed = stack.enter_context(contextlib.closing(_feed(config, data, start)))
         journal = stack.enter_context(Journal(config, workdir, ledger, step=start))
         frozen = jax.device_put(program.frozen, meshes.replicated(program.mesh))
@@ -79,9 +80,9 @@ def train(config: ConfigDict, workdir: Path) -> None:
         if stopped:
             _stop(stopped[0], checkpoints, start)
         for done in range(start + 1, last + 1):
-            with ledger.on("data"):
+            with journal.on("data"):
                 batch = meshes.global_batch(next(feed), program.mesh)
-            with ledger.on("compile" if done == start + 1 else "step"):
+            with journal.on("compile" if done == start + 1 else "step"):
                 state, metrics = program.step(state, frozen, batch)
             journal.add(metrics)
             stopping = stopped[0] if stopped else processes.preempted(done) and signal.SIGTERM
@@ -89,12 +90,12 @@ def train(config: ConfigDict, workdir: Path) -> None:
             if saving or done % every.log_every == 0:
                 _write_row(journal, checkpoints)
             if saving:
-                with ledger.on("checkpoint"):
+                with journal.on("checkpoint"):
                     checkpoints.save(state, batch_size=every.batch_size)
             if stopping:
                 _stop(stopping, checkpoints, done)
             if grids and (done % every.sample_every == 0 or done == last):
-                with ledger.on("sample"):
+                with journal.on("sample"):
                     grids.write(done, state.ema[0])
                 journal.restart_clock()
         checkpoints.wait()

@@ -32,7 +32,8 @@ class Program(NamedTuple):
       optimizer: Its optimiser.
       mesh: The devices.
       prepare: (frozen, batch, steps made before) -> what the network is asked.
-      start: Makes the state before the first step, jitted.
+      start: Makes the state before the first step, of the network's variables if these are given,
+        jitted.
       step: (state, frozen, batch) -> (state, metrics), jitted, its state donated.
       state: Shapes of a state, and how its arrays lie on the mesh.
       frozen: What the step reads and never changes, on the host.
@@ -43,7 +44,7 @@ class Program(NamedTuple):
     optimizer: optax.GradientTransformation
     mesh: Mesh
     prepare: Prepare
-    start: Callable[[], State]
+    start: Callable[..., State]
     step: Step
     state: State
     frozen: Frozen
@@ -78,8 +79,9 @@ def build(
     )
     averages = profiles(config)
 
-    def start() -> State:
-        return states.init(plan.init, optimizer, train.seed, len(averages))
+    def start(params: Any = None) -> State:
+        first = plan.init if params is None else lambda _: params
+        return states.init(first, optimizer, train.seed, len(averages))
 
     shapes = jax.eval_shape(start)
     if mesh is None:

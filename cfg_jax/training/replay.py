@@ -23,6 +23,7 @@ from cfg_jax.recipe.description import compare, describe
 from cfg_jax.runtime import mesh as meshes
 from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.runtime.files import atomic
+from cfg_jax.training.beginning import beginning
 from cfg_jax.training.loop import described, stream
 from cfg_jax.training.program import Program, build
 from cfg_jax.training.step import losses, setting
@@ -71,7 +72,7 @@ def replay(config: ConfigDict, workdir: Path, step: int) -> Replay:
     frozen = jax.device_put(program.frozen, meshes.replicated(mesh))
     with Checkpoints(workdir) as checkpoints:
         before = max((s for s in checkpoints.steps() if s < step), default=0)
-        state = checkpoints.restore(before, program.state) if before else program.start()
+        state = checkpoints.restore(before, program.state) if before else beginning(config, program)
     read = stream(config, data, before)
     try:
         for _ in range(before + 1, step):

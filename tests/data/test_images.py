@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -41,3 +43,20 @@ def test_a_grid_is_the_tiles_of_enlarged_images(tmp_path, channels):
     page = np.asarray(Image.open(tmp_path / "grid.png")).reshape(2 * 34 + 2, 3 * 34 + 2, channels)
     np.testing.assert_array_equal(page, tile(enlarge(images, 4), 3, padding=2))
     assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
+
+
+def test_a_row_has_its_name_at_the_left_and_the_page_says_how_it_was_made(tmp_path):
+    """The images stand where they stood, behind a margin; ink is beside the named rows alone."""
+    images = RNG.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    told = {"seed": 3, "guidance.kind": "ClassifierFree", "name": "Zürich\n"}
+    names = ["katze", "", "x" * 100]
+    save_grid(tmp_path / "grid.png", images, 2, names=names, told=told)
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert json.loads(picture.text["cfg_jax"]) == told
+        page = np.asarray(picture)
+    plain = tile(enlarge(images, 4), 2, padding=2)
+    margin = page.shape[1] - plain.shape[1]
+    np.testing.assert_array_equal(page[:, margin:], plain)
+    assert 20 < margin < 400
+    ink = [(page[y : y + 32, :margin] < 128).sum() for y in (2, 36, 70)]
+    assert ink[1] == 0 < ink[0] < ink[2]
