@@ -4,18 +4,22 @@ EXTRAS ?= test,lint
 DEMO ?= runs/digits
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# Another Python begins with an empty environment.
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+STAMP := $(VENV)/.installed-$(VERSION)
+OLDEST := .venv-oldest
 
 GUIDED_DIFFUSION ?= $(VENV)/guided-diffusion
 GUIDED_DIFFUSION_COMMIT := 22e0df8183507e13a7813f8d38d51b072ca1e67c
 
-.PHONY: help venv demo test test-all test-optimised test-tpu-plan test-parity lint
+.PHONY: help venv demo test test-all test-optimised test-oldest test-tpu-plan test-parity lint
 
 help:
 	@echo 'make demo   set up, train on real digits, sample with guidance, score a sweep over w'
 	@echo 'make test   set up, run the test suite'
 	@echo 'make test-all   the same, and the walks that are slow by nature'
 	@echo 'make test-optimised   the same, compiled as users compile; takes twice as long'
+	@echo 'make test-oldest   the test suite with the oldest versions that setup.cfg allows'
 	@echo 'make test-tpu-plan   compile for TPUs that are not there; installs libtpu (205 MB)'
 	@echo 'make test-parity   compare with other projects; installs torch, fetches their code'
 	@echo 'make lint   style, types, and the order of the rooms'
@@ -26,7 +30,7 @@ venv: $(STAMP)
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "cfg_jax needs Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $$(test -x $(BIN)/python$(VERSION) || echo --clear) $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
@@ -47,6 +51,13 @@ test-all: venv
 
 test-optimised: export CFG_JAX_TEST_OPTIMISED = 1
 test-optimised: test-all
+
+test-oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python \
+	  --resolution lowest-direct --editable '.[test]'
+	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-tpu-plan: venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \

@@ -19,6 +19,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from cfg_jax.diffusion.denoiser import Denoiser
 from cfg_jax.diffusion.logsnr import alpha, expand, floating, sigma
+from cfg_jax.diffusion.precision import enable_x64
 
 
 @jax.tree_util.register_dataclass
@@ -186,7 +187,7 @@ def reference(
 
     from cfg_jax.diffusion.denoiser import read
 
-    with jax.enable_x64(True):
+    with enable_x64(True):
         start = np.asarray(z, np.float64)
         wide = jax.tree.map(_widen, (denoiser, cond))
 

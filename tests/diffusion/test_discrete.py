@@ -8,6 +8,7 @@ import pytest
 from scipy import integrate
 
 from cfg_jax import denoiser, prediction, schedules, solvers
+from cfg_jax.diffusion.precision import enable_x64
 
 LINEAR, COSINE = schedules.LinearBeta(steps=1000), schedules.CosineBeta(steps=1000)
 SHORT = schedules.LinearBeta(steps=50), schedules.CosineBeta(steps=50)
@@ -53,7 +54,7 @@ def test_time_and_level_are_inverse_and_exact_at_whole_times(schedule):
     np.testing.assert_array_equal(time(schedule.levels), whole)
     between = np.random.default_rng(0).uniform(0, schedule.steps - 1, 500)
     assert np.all(np.diff(at(np.sort(between))) < 0)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         np.testing.assert_allclose(schedule.time(schedule.at(between)), between, atol=1e-8)
         halfway = (schedule.levels[1:] + schedule.levels[:-1]) / 2
         np.testing.assert_allclose(schedule.time(halfway), whole[:-1] + 0.5, atol=1e-8)
@@ -64,7 +65,7 @@ def test_the_interpolated_distribution_is_consistent(schedule):
     def density(lam):
         return float(jnp.exp(schedule.log_prob(lam)))
 
-    with jax.enable_x64(True):
+    with enable_x64(True):
         inner = schedule.levels[1:-1]
         for top in (schedule.logsnr_max, schedule.levels[3] + 0.01):
             area, _ = integrate.quad(
@@ -155,7 +156,7 @@ def test_ancestral_sampling_is_ddpms_posterior(schedule, t, v):
     z, x, noise = rng.normal(size=(3, 4, 5))
     mean, least, most = ddpm_step(schedule.betas, t, z, x)
     grid = schedule.grid(1000)[::-1][1:]
-    with jax.enable_x64(True):
+    with enable_x64(True):
         knows = denoiser.from_prediction(lambda z, logsnr, cond: jnp.asarray(x), prediction.X)
         got = ancestral(knows, z, noise, v, low=grid[t], high=grid[t - 1])
     want = mean + np.sqrt(most if v else least) * noise
@@ -166,7 +167,7 @@ def test_the_last_step_is_ddpms():
     z, x = np.random.default_rng(0).normal(size=(2, 4, 5))
     mean, least, _ = ddpm_step(LINEAR.betas, 0, z, x)
     assert least == 0.0
-    with jax.enable_x64(True):
+    with enable_x64(True):
         knows = denoiser.from_prediction(lambda z, logsnr, cond: jnp.asarray(x), prediction.X)
         low, high = LINEAR.grid(1000)[-2:]
         got = ancestral(knows, z, z, 1.0, low=low, high=high)

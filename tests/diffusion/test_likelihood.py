@@ -10,6 +10,7 @@ from scipy import integrate
 from cfg_jax import guidance, mixtures, schedules
 from cfg_jax.diffusion import likelihood
 from cfg_jax.diffusion.denoiser import as_pair
+from cfg_jax.diffusion.precision import enable_x64
 
 RNG = np.random.default_rng(0)
 MIXTURE = mixtures.gaussian_mixture(RNG.normal(0, 0.5, (3, 2, 2)), RNG.uniform(0.15, 0.4, (3, 2)))
@@ -287,7 +288,7 @@ def test_the_prior_and_the_reconstruction_are_their_definitions():
 def test_the_flows_density_is_the_mixtures(high):
     """Exactly that of x plus noise of variance e^-λmax, in float64; and so nearly that of x."""
     schedule = schedules.Uniform(logsnr_min=-30.0, logsnr_max=high)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), MIXTURE)
         x = jnp.asarray(X, jnp.float64)
         got = likelihood.ode_log_prob(wide, x, LABELS, schedule=schedule, steps=400)
@@ -304,7 +305,7 @@ def test_the_flows_density_is_the_mixtures(high):
 
 def test_the_method_is_of_order_four():
     schedule = schedules.Uniform(logsnr_min=-8.0, logsnr_max=8.0)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), MIXTURE)
         x = jnp.asarray(X, jnp.float64)
         fine, *coarse = (

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cfg_jax import denoiser, guidance, mixtures, prediction, sample, schedules, solvers
+from cfg_jax.diffusion.precision import enable_x64
 from cfg_jax.sampling import grids
 from cfg_jax.sampling.inversion import invert
 
@@ -29,7 +30,7 @@ def wide(tree):
 def test_the_explicit_inverse_is_the_papers_formula():
     levels = SCHEDULE.grid(3)[:-1]
     a, s = np.sqrt(1 / (1 + np.exp(-levels))), np.sqrt(1 / (1 + np.exp(levels)))
-    with jax.enable_x64(True):
+    with enable_x64(True):
         data, x = wide(MIXTURE), np.asarray(X, np.float64)
 
         def eps(z, level):
@@ -66,7 +67,7 @@ def test_the_explicit_inverse_is_the_papers_formula():
     ],
 )
 def test_the_exact_inverse_is_exact(w, schedule, steps, grid):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         found = invert(
             wide(guided(w)),
             jnp.asarray(X, jnp.float64),

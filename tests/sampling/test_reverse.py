@@ -10,6 +10,7 @@ import pytest
 
 import cfg_jax
 from cfg_jax import schedules, solvers
+from cfg_jax.diffusion.precision import enable_x64
 from cfg_jax.sampling import grids
 from cfg_jax.sampling.reverse import reverse
 
@@ -166,7 +167,7 @@ def test_the_last_level_does_not_matter():
 
 
 def test_float64_goes_through():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         z = np.random.default_rng(0).normal(size=(4, 3))
         for solver in SOLVERS:
             assert run(NARROW, solver, z=jnp.asarray(z)).dtype == jnp.float64

@@ -1,0 +1,38 @@
+"""Compiled programs, kept on disk: what one process compiled, the next one reads."""
+
+import hashlib
+import platform
+from pathlib import Path
+
+import jax
+
+from cfg_jax.runtime import files
+
+PROCESSORS = Path("/proc/cpuinfo")
+
+
+def keep() -> Path:
+    """Has JAX keep what takes a second or more to compile in the user's cache.
+
+    A place that the user or the program chose stays (JAX_COMPILATION_CACHE_DIR). Programs for a
+    processor run on those of its kind alone, so each kind has a folder of its own.
+
+    Returns:
+      The folder.
+    """
+    chosen = jax.config.jax_compilation_cache_dir
+    if chosen is None:
+        chosen = str(files.cache() / "compiled" / _processor())
+        jax.config.update("jax_compilation_cache_dir", chosen)
+    return Path(chosen)
+
+
+def _processor() -> str:
+    """A name of this kind of processor: what instructions it has, where that can be read."""
+    try:
+        lines = PROCESSORS.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    kinds = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    described = "\n".join([platform.machine(), platform.processor(), *kinds])
+    return f"{platform.machine()}-{hashlib.sha256(described.encode()).hexdigest()[:8]}"
