@@ -16,8 +16,13 @@ FORMS = ("eps", "mean")
 
 
 def log_prob_of(classifier: Any) -> Any:
-    """A classifier's `(z, logsnr, cond) -> log p(c|z_λ)`: a model's, or the callable itself."""
-    return getattr(classifier, "log_prob", classifier)
+    """A classifier's `(z, logsnr, cond) -> log p(c|z_λ)`: a model's, or the callable itself.
+
+    Raises:
+      TypeError: It is neither.
+    """
+    found = getattr(classifier, "log_prob", classifier)
+    return arguments.function("classifier", found, "(z, logsnr, cond) -> log p(c|z)")
 
 
 def labels_of(classifier: Any, cond: Any, entries: dict[str, Any]) -> Any:

@@ -5,6 +5,7 @@ work directory's config.json does.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +150,8 @@ def _read(path: str | os.PathLike) -> tuple[Any, Description, int]:
     if "cfg_jax" not in metadata:
         raise ValueError(f"{path} was not written by `export`")
     try:
-        description, step = from_json(metadata["cfg_jax"]), int(metadata["step"])
-    except (ValueError, KeyError) as error:
+        description, step = from_json(metadata["cfg_jax"]), _step(metadata.get("step", ""))
+    except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     averages = description.config.averages  # one came along, whichever it was
     for name in list(averages)[1:]:
@@ -160,10 +161,18 @@ def _read(path: str | os.PathLike) -> tuple[Any, Description, int]:
     return params, description, step
 
 
+def _step(text: str) -> int:
+    """How many steps a network was trained, of what the metadata say."""
+    if not re.fullmatch("[0-9]{1,10}", text) or int(text) >= 2**31:
+        raise ValueError(f"step must be a whole number from 0 to 2³¹ - 1, got {text[:40]!r}")
+    return int(text)
+
+
 def _check(path: Any, params: Any, like: Any) -> None:
     """Raises ValueError where parameters are not the network's."""
-    held = {name: {"type": manifest.type_of(a)} for name, a in manifest.names(params).items()}
     try:
+        held = {name: {"type": manifest.type_of(a)} for name, a in manifest.names(params).items()}
         manifest.check_types(manifest.names(like), held, whole=True)
     except ValueError as error:
-        raise ValueError(f"{path} does not hold what its recipe asks for: {error}") from error
+        told = " ".join(str(error).split())
+        raise ValueError(f"{path} does not hold what its recipe asks for: {told}") from error

@@ -53,8 +53,12 @@ def load(path: str | Path, *, step: int | None = None, ema: Any = None, dtype: A
       A `Run` of a work directory, else a `Model`.
 
     Raises:
-      ValueError: There is nothing at the path that can be read, or no such step or average.
+      ValueError: There is nothing at the path that can be read, or no such step, average or dtype.
+      TypeError: path is no path.
     """
+    if not isinstance(path, (str, Path)):
+        raise TypeError(f"path must be a work directory or a file, got {path!r}")
+    wanted = None if dtype is None else _floating(dtype)
     place = Path(path).expanduser()
     if place.is_file():
         if step is not None or ema is not None:
@@ -62,8 +66,22 @@ def load(path: str | Path, *, step: int | None = None, ema: Any = None, dtype: A
         model = read_model(place)
     else:
         model = load_run(place, step=step, ema=ema)
-    if dtype is None:
+    if wanted is None:
         return model
-    wanted = jnp.dtype(dtype)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, wanted), model.params)
     return dataclasses.replace(model, params=params)
+
+
+def _floating(dtype: Any) -> Any:
+    """A dtype that parameters can have.
+
+    Raises:
+      ValueError: There is none of that name, or it is not of floats.
+    """
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise ValueError(f"dtype must be one of floats, such as bfloat16, got {dtype!r}")
+    return found

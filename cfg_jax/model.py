@@ -15,7 +15,7 @@ from cfg_jax import beside, conditions, guidance
 from cfg_jax.blueprint import Blueprint, Sampling, latent_shape
 from cfg_jax.conditions import Conditioners
 from cfg_jax.data.samples import to_float
-from cfg_jax.diffusion import condition, noise
+from cfg_jax.diffusion import checks, condition, noise
 from cfg_jax.diffusion.condition import KEPT
 from cfg_jax.diffusion.denoiser import Denoiser, FromPrediction, from_prediction
 from cfg_jax.diffusion.prediction import Kind
@@ -24,7 +24,7 @@ from cfg_jax.guidance.methods import ClassifierFree
 from cfg_jax.networks.applied import Applied
 from cfg_jax.networks.encoder import LogProb
 from cfg_jax.parts import Condition, Facts, through
-from cfg_jax.sampling import sample, sharded_sample
+from cfg_jax.sampling import arguments, sample, sharded_sample
 from cfg_jax.sampling.watched import watched
 
 
@@ -146,8 +146,8 @@ class Model:
         given = self.entries(cond, **entries)
         if not given:
             return {}
-        key = jax.random.key(0) if key is None else key
-        keys = noise.examples(key, offset + jnp.arange(condition.batch_size(given) or 0))
+        key = jax.random.key(0) if key is None else arguments.random_key(key)
+        keys = noise.examples(key, arguments.numbers(offset, condition.batch_size(given) or 0))
         return conditions.shown(self.conditioners, keys, given, self.schedule, training=False)
 
     def lend(self, examples: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], np.ndarray]:
@@ -188,14 +188,16 @@ class Model:
 
     def _self_guided(self, w: Any, negative: Any, guide: Any, classified: bool) -> Denoiser:
         """The network guided by itself, or alone where guidance needs no second half."""
+        negative = arguments.named("negative", negative)
         hides = self.guidable or bool(negative) or self.weak is not None
         if w is None:
             w = self.sampling.w if hides and not classified else 0.0
-        w = w if isinstance(w, (int, float, jax.Array)) else np.asarray(w)
+        w = w if isinstance(w, (int, float, jax.Array)) else checks.array("w", w, "numbers")
         denoiser, method = self.denoiser, self.sampling.guidance
-        null = conditions.negative(self.conditioners, self._given(negative or {}))
+        null = conditions.negative(self.conditioners, self._given(negative))
         if guide is not None:
-            return guide(denoiser, null)
+            made = arguments.function("guide", guide, "(denoiser, null) -> denoiser")
+            return arguments.function("what guide returns", made(denoiser, null))
         if not hides and np.any(np.asarray(w) != 0):
             raise ValueError(f"{self!r} has nothing that guidance could hide: w must be 0, got {w}")
         if classified and not self.conditioners:
@@ -295,7 +297,8 @@ class Model:
             classifier_scale=classifier_scale,
             classifier_form=classifier_form,
         )
-        x = _front(mesh)(
+        front = sample if mesh is None else functools.partial(sharded_sample, mesh=mesh)
+        x = front(
             denoiser,
             key,
             shown,
@@ -315,15 +318,12 @@ class Model:
         if size is None:
             return self.shape
         *sides, channels = self.facts.shape
+        size = arguments.example_shape(size, "size", str(tuple(sides)))
         if len(size) != len(sides):
             raise ValueError(f"size must have {len(sides)} sides, got {size}")
         shape = latent_shape(self.codec, self.codec_params, (*size, channels))
         getattr(self.network, "check", lambda shape: None)(shape)
         return shape
-
-
-def _front(mesh: Mesh | None) -> Any:
-    return sample if mesh is None else functools.partial(sharded_sample, mesh=mesh)
 
 
 def of_blueprint(plan: Blueprint, params: Any, **fields: Any) -> dict[str, Any]:

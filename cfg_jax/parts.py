@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from cfg_jax.diffusion import checks
+
 Condition = dict[str, Any]
 """Entries by name, each a pytree of (batch, ...) arrays."""
 
@@ -153,8 +155,8 @@ class Conditioner:
     guided: bool = True
 
     def __post_init__(self):
-        if not 0.0 <= self.p_uncond <= 1.0:
-            raise ValueError(f"p_uncond must lie in [0, 1], got {self.p_uncond}")
+        checks.number("p_uncond", self.p_uncond, 0.0, 1.0)
+        checks.truth("guided", self.guided)
 
     def bind(self, name: str, facts: Facts) -> "Conditioner":
         """The conditioner with what it left open filled in from the data.

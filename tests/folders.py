@@ -1,5 +1,6 @@
-"""Folders and zip files of many small files."""
+"""Folders and zip files of many small files, and what may keep its reader waiting."""
 
+import threading
 import zipfile
 
 
@@ -18,3 +19,20 @@ def zipped(path, files):
         for name, content in files.items():
             archive.writestr(name, content)
     return path
+
+
+def answered(call, *, seconds=20):
+    """What a call raises, which must end within so many seconds; None if nothing."""
+    raised = []
+
+    def run():
+        try:
+            call()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert not thread.is_alive(), "it still waits"
+    return raised[0] if raised else None

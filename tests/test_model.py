@@ -423,15 +423,32 @@ def test_a_classifier_of_other_images_or_classes_is_refused(run, classifier):
         ({"steps": 0}, ValueError, "steps must be a whole number of at least 1, got 0"),
         ({"steps": 2.5}, ValueError, "steps must be a whole number of at least 1, got 2.5"),
         ({"batch": 2}, ValueError, "disagree on the number of examples: .*'cond': 3, 'batch': 2"),
-        ({"offset": -1}, ValueError, "offset must be a whole number of at least 0, got -1"),
+        ({"offset": -1}, ValueError, "offset must be a whole number from 0 to 2147483645, got -1"),
         (
             {"z": jnp.zeros((3, 4, 4, 1))},
             ValueError,
             r"z must have shape \(3, 8, 8, 1\), of floats",
         ),
+        ({"key": 0}, TypeError, "key must be a JAX random key, such as jax.random.key.0., got 0"),
+        ({"offset": 2**40}, ValueError, "offset must be a whole number from 0 to 2147483645"),
+        ({"cond": [[1], [2, 3]]}, ValueError, r"label must be an array, got \[\[1\], \[2, 3\]\]"),
+        ({"w": [[1.0], [2.0, 3.0]]}, ValueError, r"w must be numbers, got \[\[1.0\]"),
+        ({"mesh": 3}, TypeError, "mesh must be a mesh of devices, such as .*, got 3"),
+        ({"size": 8}, TypeError, r"size must be one example's, such as \(8, 8\), got 8"),
+        ({"size": (8, 8.5)}, ValueError, "size's entries must be a whole number"),
+        ({"negative": 3}, TypeError, "negative must be a dictionary of a condition's entries"),
+        (
+            {"guide": 3},
+            TypeError,
+            r"guide must be a callable \(denoiser, null\) -> denoiser, got 3",
+        ),
+        ({"guide": lambda d, null: None}, TypeError, "what guide returns must be a callable"),
+        ({"classifier": 3}, TypeError, "classifier must be a callable .*, got 3"),
+        ({"on_step": 3}, TypeError, r"on_step must be a callable \(logsnr, z\) -> None, got 3"),
     ],
 )
-def test_mistakes_are_refused_in_one_sentence(run, arguments, error, line):
+def test_mistakes_are_refused_in_one_sentence(run, monkeypatch, arguments, error, line):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
     given = {"key": KEY, "cond": [0, 1, 2], "steps": 3} | arguments
     if "labels" in arguments:
         del given["cond"]
@@ -439,6 +456,12 @@ def test_mistakes_are_refused_in_one_sentence(run, arguments, error, line):
         run.sample(**given)
     assert len(str(caught.value)) < 300
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cond", [LABELS, None, {}, {"kind": LABELS}])
+def test_a_denoiser_whose_condition_is_no_dictionary_of_its_entries_says_so(run, cond):
+    with pytest.raises(ValueError, match="cond must be a dictionary of entries by name, label"):
+        run.denoiser(jnp.zeros((3, 8, 8, 1)), 0.0, cond)
 
 
 def test_samples_that_are_not_finite_are_refused(run):

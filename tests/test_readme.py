@@ -71,7 +71,14 @@ def demo(trained, noisy, upscaler, tmp_path, monkeypatch):
 def test_python_runs_as_written(demo, number):
     names: dict = {}
     exec(blocks("python")[number], names)
-    assert np.all(np.isfinite(names["x"]))
+    x = np.asarray(names["x"])
+    assert np.all(np.isfinite(x))
+    if x.ndim > 2:  # pictures, clipped as the data are
+        assert np.abs(x).max() <= 1.0
+
+
+def test_the_pages_that_sample_pictures_are_among_them():
+    assert sum("cfg_jax.load(" in block for block in blocks("python")) >= 3
 
 
 @pytest.mark.slow

@@ -102,6 +102,23 @@ def flat(run):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(run.params)])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "line"),
+    [
+        ({"dtype": "float7"}, ValueError, "dtype must be one of floats, such as bfloat16"),
+        ({"dtype": "int8"}, ValueError, "dtype must be one of floats, such as bfloat16"),
+        ({"dtype": 3}, ValueError, "dtype must be one of floats, such as bfloat16, got 3"),
+        ({"path": 3}, TypeError, "path must be a work directory or a file, got 3"),
+        ({"path": None}, TypeError, "path must be a work directory or a file, got None"),
+    ],
+)
+def test_what_load_cannot_take_is_told(trained, monkeypatch, arguments, error, line):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    with pytest.raises(error, match=line):
+        cfg_jax.load(**({"path": trained} | arguments))
+
+
+@pytest.mark.slow
 def test_averages_are_told_apart_by_their_name_decay_or_width(averaged):
     first = flat(cfg_jax.load(averaged))
     others = [flat(cfg_jax.load(averaged, ema=ema)) for ema in (0.5, 0.05, 0.1)]
@@ -111,6 +128,7 @@ def test_averages_are_told_apart_by_their_name_decay_or_width(averaged):
         np.testing.assert_array_equal(flat(cfg_jax.load(averaged, ema=name)), same)
 
 
+@pytest.mark.slow
 def test_an_average_of_another_width_is_made_after_training(averaged):
     """Of nearly a kept width it is nearly that average, and one between them lies between."""
     short, long = (flat(cfg_jax.load(averaged, ema=width)) for width in (0.05, 0.1))
@@ -122,6 +140,7 @@ def test_an_average_of_another_width_is_made_after_training(averaged):
     assert np.linalg.norm(between - short - share * (long - short)) < 0.2 * apart
 
 
+@pytest.mark.slow
 def test_an_average_that_cannot_be_had_is_refused(averaged, trained):
     with pytest.raises(ValueError, match=r"no average 0.4; there are 0.9, 0.5, 0.05, 0.1, and any"):
         cfg_jax.load(averaged, ema=0.4)

@@ -1,11 +1,14 @@
 """The commands, one module each; a user's mistake is answered in one line, with exit code 2."""
 
 import contextlib
+import errno
 import importlib
 import keyword
 import os
+import re
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 COMMANDS = {
@@ -30,6 +33,10 @@ MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 """Exit codes: a user's mistake, a run that went wrong, and one that was asked to stop."""
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk, or of a user's share of one, without room."""
+
+
 class FailedError(Exception):
     """A run that did not reach its end, through no mistake in the command; told in one line."""
 
@@ -42,40 +49,43 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the command that the arguments name, and exits."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("--help", "-h", "help"):
-        say(USAGE)
+        with _answered(name):
+            say(USAGE)
         sys.exit(0)
     if name not in COMMANDS:
         _say(f"there is no command {name!r}; there are {', '.join(COMMANDS)}")
         sys.exit(MISTAKE)
-    from cfg_jax.runtime import processes
-
-    with processes.together():
-        _run(name, rest)
+    with _answered(name):
+        from cfg_jax.runtime import processes
+    with processes.together(), _answered(name):
+        if name in ON_DEVICES:
+            _set_up()
+        module = f"{name}_" if keyword.iskeyword(name) else name
+        importlib.import_module(f"cfg_jax.cli.{module}").run(rest)
 
 
 def entry() -> None:
     """Runs the command of this process' arguments.
 
     Interrupted, the process ends at once: compiling goes on in threads of XLA's own, and a tidy end
-    of Python under them is a segmentation fault.
+    of Python under them is a segmentation fault. So it does where the run went wrong: a tidy end
+    waits for workers that may not answer.
     """
     try:
         main()
     except SystemExit as stop:
         from cfg_jax.runtime import failures
 
-        if stop.code == INTERRUPTED:
-            failures.end(INTERRUPTED)
+        if stop.code in (INTERRUPTED, FAILURE):
+            failures.end(stop.code)
         raise
 
 
-def _run(name: str, arguments: list[str]) -> None:
-    """Runs a command; an error that is not a bug is one line, and an exit code."""
+@contextlib.contextmanager
+def _answered(name: str) -> Iterator[None]:
+    """Makes one line and an exit code of an error in a command that is not a bug."""
     try:
-        if name in ON_DEVICES:
-            _use_cores()
-        module = f"{name}_" if keyword.iskeyword(name) else name
-        importlib.import_module(f"cfg_jax.cli.{module}").run(arguments)
+        yield
     except FailedError as failure:
         _say(f"{name}: {failure}")
         sys.exit(failure.code)
@@ -88,32 +98,56 @@ def _run(name: str, arguments: list[str]) -> None:
         _say(f"{name}: {error}")
         sys.exit(MISTAKE)
     except OSError as error:
-        if not error.filename:
+        if not error.filename and error.errno not in FULL:
             raise
-        _say(f"{name}: {os.fsdecode(error.filename)}: {error.strerror}")
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        _say(f"{name}: {where}{error.strerror}")
+        sys.exit(MISTAKE)
+    except (MemoryError, RuntimeError) as error:
+        wanted = _memory(error)
+        if wanted is None:
+            raise
+        _say(f"{name}: there is not enough memory{wanted and f' ({wanted})'}")
         sys.exit(MISTAKE)
 
 
 def say(text: str) -> None:
-    """Prints; ends quietly where nobody reads on, as behind `| head`."""
+    """Prints; ends quietly where nobody reads on, as behind `| head`.
+
+    Raises:
+      OSError: It cannot be written, as into a file on a full disk.
+    """
     try:
         print(text, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
         # Python flushes once more when it exits, and would complain there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        if isinstance(error, BrokenPipeError):
+            sys.exit(0)
+        error.filename = "standard output"
+        raise
 
 
-def _use_cores() -> None:
-    """Has JAX use all cores, unless it has started already."""
-    from cfg_jax.runtime.cores import use_cores
+def _set_up() -> None:
+    """Has JAX use all cores, unless it has started already, and keep what it compiles."""
+    from cfg_jax.runtime import compiled, cores
 
     with contextlib.suppress(ValueError):
-        use_cores()
+        cores.use_cores()
+    compiled.keep()
 
 
 def _say(message: str) -> None:
     print(f"cfg_jax {message}", file=sys.stderr)
+
+
+def _memory(error: MemoryError | RuntimeError) -> str | None:
+    """What an error for lack of memory says was wanted, maybe nothing; None for any other error."""
+    told = next(iter(str(error).splitlines()), "")
+    found = re.search("RESOURCE_EXHAUSTED: (.*)|(Out of memory.*)", told)  # as JAX says it
+    if found:
+        return (found[1] or found[2]).rstrip(".")
+    return told if isinstance(error, MemoryError) else None
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -42,8 +42,8 @@ def asked(chosen: Chosen, values: dict[str, Any]) -> Asked:
     """
     made = dict(chosen.model.conditioners or _of_classifier(chosen.classifier))
     per = values["per-label"]
-    if per < 1:
-        raise ValueError(f"--per-label must be at least 1, got {per}")
+    if not 1 <= per <= 1_000_000:
+        raise ValueError(f"--per-label must lie in [1, 1000000], got {per}")
     given = {
         name: values[models.flag_of(name, conditioner)]
         for name, conditioner in made.items()

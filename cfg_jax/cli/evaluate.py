@@ -55,8 +55,8 @@ def run(argv: list[str]) -> None:
         "out", None, "where the report goes; WORKDIR/evaluation if not given", flag_values=defined
     )
     values = flagging.parse(defined, "evaluate", PURPOSE, rest, more=models.help_of_sampling)
-    if values["samples"] < 2:
-        raise ValueError(f"--samples must be at least 2, got {values['samples']}")
+    if not 2 <= values["samples"] <= 1_000_000:
+        raise ValueError(f"--samples must lie in [2, 1000000], got {values['samples']}")
     points = _points(values)
     place, model = models.named(values)
     out = flagging.path(values, "out") if values["out"] else place / "evaluation"

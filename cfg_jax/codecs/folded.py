@@ -6,6 +6,8 @@ import itertools
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cfg_jax.diffusion import checks
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Folded:
@@ -15,10 +17,10 @@ class Folded:
     factor². `decode` is the exact inverse.
 
     Attributes:
-      factor: How many neighbours along each side make one place, at least 1.
+      factor: How many neighbours along each side make one place, from 1 to 65,536.
 
     Raises:
-      ValueError: factor < 1. When called: a side is no multiple of it.
+      ValueError: factor is out of its range. When called: a side is no multiple of it.
 
     >>> import jax.numpy as jnp
     >>> from cfg_jax.codecs import Folded
@@ -32,8 +34,7 @@ class Folded:
     bound = 1.0
 
     def __post_init__(self):
-        if self.factor < 1:
-            raise ValueError(f"factor must be at least 1, got {self.factor}")
+        checks.whole("factor", self.factor, 1, 65_536)
 
     def encode(self, x: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
         """Folds."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfg_jax import parts
+from cfg_jax.diffusion import checks
 from cfg_jax.parts import Conditioner, Facts
 
 
@@ -19,12 +20,12 @@ class Label(Conditioner):
     Attributes:
       p_uncond: How often training hides the label.
       guided: Whether guidance compares with the null label.
-      num_classes: The number of classes; the data's when None.
+      num_classes: The number of classes, at most a million; the data's when None.
       has_null: Whether there is a null label. Networks that were trained without one have none, and
         cannot be guided by it.
 
     Raises:
-      ValueError: p_uncond lies outside [0, 1] or is not 0 without a null, or num_classes < 1.
+      ValueError: A value is out of range, or p_uncond is not 0 without a null.
 
     >>> from cfg_jax.conditions import Label
     >>> label = Label(num_classes=10)
@@ -43,8 +44,9 @@ class Label(Conditioner):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.num_classes is not None and self.num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {self.num_classes}")
+        if self.num_classes is not None:
+            checks.whole("num_classes", self.num_classes, 1, 1_000_000)
+        checks.truth("has_null", self.has_null)
         if self.p_uncond and not self.has_null:
             raise ValueError(f"p_uncond must be 0 where has_null is False, got {self.p_uncond}")
 
@@ -78,7 +80,7 @@ class Label(Conditioner):
         """
         if isinstance(value, jax.core.Tracer):
             return jnp.asarray(value, jnp.int32)
-        entries = np.asarray(value)
+        entries = checks.array(self.name, value)
         if entries.dtype.kind in "US":
             entries = np.asarray([self._number(str(name)) for name in np.ravel(entries)], np.int32)
         last = self._count if self.has_null else self._count - 1

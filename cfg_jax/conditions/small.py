@@ -28,13 +28,12 @@ class Small(Conditioner):
     Attributes:
       p_uncond: How often training hides it.
       guided: Whether guidance compares with a network that does not see it.
-      factor: By how much each side is enlarged, at least 2.
+      factor: By how much each side is enlarged, from 2 to 65,536.
       logsnr_min: The noisiest λ of training; None for no noise at all.
       logsnr: The λ that sampling noises to; the schedule's cleanest when None.
 
     Raises:
-      ValueError: p_uncond lies outside [0, 1], factor < 2, or logsnr is not for such a network or
-        below logsnr_min.
+      ValueError: A value is out of range, or logsnr is not for such a network.
     """
 
     guided: bool = False
@@ -50,10 +49,10 @@ class Small(Conditioner):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.factor < 2:
-            raise ValueError(f"factor must be at least 2, got {self.factor}")
+        checks.whole("factor", self.factor, 2, 65_536)
         for name in ("logsnr_min", "logsnr"):
-            checks.finite(name, getattr(self, name))
+            if getattr(self, name) is not None:
+                checks.logsnr(name, getattr(self, name))
         if self.logsnr is None:
             return
         if self.logsnr_min is None:
@@ -112,6 +111,7 @@ class Small(Conditioner):
         given = dict(value) if isinstance(value, dict) else {"x": value}
         if set(given) - {"x", "logsnr"} or "x" not in given:
             raise ValueError(f'{self.name} must be images, or {{"x": images, "logsnr": λ}}')
+        checks.numbers(self.name, given["x"])
         x, wanted = jnp.asarray(given["x"], jnp.float32), self.inlet.shape
         if x.shape[1:] != wanted:
             raise ValueError(f"{self.name} must have shape (batch, {wanted}), got {x.shape}")

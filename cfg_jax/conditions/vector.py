@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfg_jax import parts
+from cfg_jax.diffusion import checks
 from cfg_jax.parts import Conditioner, Facts
 from cfg_jax.runtime.files import read_arrays
 
@@ -19,10 +20,10 @@ class Vector(Conditioner):
     Attributes:
       p_uncond: How often training hides the vector.
       guided: Whether guidance compares with the null vector.
-      length: Its length; the data's when None.
+      length: Its length, at most a million; the data's when None.
 
     Raises:
-      ValueError: p_uncond lies outside [0, 1], or length < 1.
+      ValueError: A value is out of range.
     """
 
     p_uncond: float = 0.1
@@ -34,8 +35,8 @@ class Vector(Conditioner):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.length is not None and self.length < 1:
-            raise ValueError(f"length must be at least 1, got {self.length}")
+        if self.length is not None:
+            checks.whole("length", self.length, 1, 1_000_000)
 
     def bind(self, name: str, facts: Facts) -> "Vector":
         """Takes the length from the data's array of the entry's name."""
@@ -69,7 +70,7 @@ class Vector(Conditioner):
         """
         if isinstance(value, jax.core.Tracer):
             return jnp.asarray(value, jnp.float32)
-        array = np.asarray(value)
+        array = checks.array(self.name, value)
         if array.dtype.kind not in "iuf" or array.ndim != 2 or array.shape[1] != self._size:
             raise ValueError(
                 f"{self.name} must be numbers of (batch, {self._size}), "

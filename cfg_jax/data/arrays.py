@@ -9,7 +9,7 @@ import numpy as np
 from cfg_jax.data import fields, splits
 from cfg_jax.data.dataset import ArraySource, Dataset, Kind, check_split, warn_of_empty
 from cfg_jax.data.tree import readable, shown
-from cfg_jax.runtime.files import DAMAGED_NPZ, checksum, read_arrays
+from cfg_jax.runtime.files import DAMAGED_NPZ, check_regular, checksum, read_arrays
 
 _CHANNELS = {np.dtype(np.uint8): (3, 4, 5), np.dtype(np.int16): (3,)}
 """Dimensions of x with the batch, by dtype: sounds are int16, pictures and videos uint8."""
@@ -40,7 +40,7 @@ class Arrays(Kind):
     def __post_init__(self):
         super().__post_init__()
         fields.needed("path", self.path, "an .npz file with x and, perhaps, label and vector")
-        fields.text("test_path", self.test_path)
+        fields.path("test_path", self.test_path)
         fields.share("held_out", self.held_out)
         fields.flag("flip", self.flip)
 
@@ -124,6 +124,7 @@ class _File:
 def _stored(file: Path) -> list[str]:
     """The names of a file's arrays; none of one that cannot be read, which `read_arrays` says."""
     try:
+        check_regular(file)
         with zipfile.ZipFile(file) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
     except DAMAGED_NPZ:

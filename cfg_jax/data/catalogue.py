@@ -16,7 +16,7 @@ class Catalogue(Kind):
 
     Attributes:
       name: of the dataset, such as "cifar10" or "imagenet_resized/64x64".
-      image_size: side that images are resized and cropped to; 0 leaves their size.
+      image_size: side that images are resized and cropped to, at most 16,384; 0 leaves their size.
       dir: where prepared datasets are kept, "" for TFDS's default (`TFDS_DATA_DIR`).
       flip: mirror half of the examples left to right.
       skip_bad: leave out, with a warning, what cannot be read.
@@ -31,8 +31,8 @@ class Catalogue(Kind):
     def __post_init__(self):
         super().__post_init__()
         fields.text("name", self.name)
-        fields.whole("image_size", self.image_size, 0, why=" (as stored)")
-        fields.text("dir", self.dir)
+        fields.whole("image_size", self.image_size, 0, fields.SIDE, why=" (as stored)")
+        fields.path("dir", self.dir)
         fields.flag("flip", self.flip)
         fields.flag("skip_bad", self.skip_bad)
 

@@ -121,13 +121,13 @@ class Kind:
     """Where data come from; a base for the kinds of sources.
 
     Attributes:
-      workers: processes that read batches; 0 reads them in threads of the trainer.
+      workers: processes that read batches, at most 256; 0 reads them in threads of the trainer.
     """
 
     workers: int = 0
 
     def __post_init__(self):
-        fields.whole("workers", self.workers, 0)
+        fields.whole("workers", self.workers, 0, 256)
 
     def open(self, split: str) -> Dataset:
         """Opens one split, preparing the data if this is the first time.

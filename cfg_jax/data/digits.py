@@ -23,7 +23,7 @@ class Digits(Kind):
 
     def __post_init__(self):
         super().__post_init__()
-        fields.text("dir", self.dir)
+        fields.path("dir", self.dir)
         fields.flag("flip", self.flip)
         fields.flag("skip_bad", self.skip_bad)
 

@@ -4,13 +4,15 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+SIDE = 16_384
+"""The most that a side of an image may have."""
 
-def whole(name: str, value: Any, least: int, most: int | None = None, *, why: str = "") -> None:
+
+def whole(name: str, value: Any, least: int, most: int, *, why: str = "") -> None:
     """A whole number from `least` to `most`; `why` explains the least one."""
     number = isinstance(value, int) and not isinstance(value, bool)
-    if not number or value < least or (most is not None and value > most):
-        allowed = f"{least}{why} or more" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name} should be {allowed}, got {value!r}")
+    if not number or not least <= value <= most:
+        raise ValueError(f"{name} should be from {least}{why} to {most}, got {value!r}")
 
 
 def share(name: str, value: Any) -> None:
@@ -31,9 +33,17 @@ def text(name: str, value: Any) -> None:
         raise ValueError(f"{name} should be text, got {value!r}")
 
 
-def needed(name: str, value: Any, what: str) -> None:
-    """Text that is not empty."""
+def path(name: str, value: Any) -> None:
+    """A path, perhaps empty; "~" and "~NAME" are home directories."""
     text(name, value)
+    given = os.fspath(value)
+    if given.startswith("~") and os.path.expanduser(given) == given:
+        raise ValueError(f"{name} should begin with a home directory that exists, got {given!r}")
+
+
+def needed(name: str, value: Any, what: str) -> None:
+    """A path that is not empty."""
+    path(name, value)
     if not os.fspath(value):
         raise ValueError(f"{name} should name {what}, got {value!r}")
 

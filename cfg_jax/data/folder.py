@@ -31,7 +31,8 @@ class Folder(Kind):
       test_path: another of held-out images, with the same class folders; "" takes the folder test
         of `path`, or holds out a part of it.
       held_out: that part of every class, between 0 and 1, the same images every time.
-      image_size: side of the square that images are resized and cropped to; 0 if all have one size.
+      image_size: side of the square that images are resized and cropped to, at most 16,384; 0 if
+        all have one size.
       channels: 1 (grey) or 3 (RGB).
       background: red, green and blue, 0 to 255, of what shows through transparent images.
       dir: where prepared datasets are kept, "" for TFDS's default (`TFDS_DATA_DIR`).
@@ -52,12 +53,12 @@ class Folder(Kind):
     def __post_init__(self):
         super().__post_init__()
         fields.needed("path", self.path, "a folder or zip of class folders of images")
-        fields.text("test_path", self.test_path)
+        fields.path("test_path", self.test_path)
         fields.share("held_out", self.held_out)
-        fields.whole("image_size", self.image_size, 0, why=" (as stored)")
+        fields.whole("image_size", self.image_size, 0, fields.SIDE, why=" (as stored)")
         fields.one_of("channels", self.channels, (1, 3), "1 (grey) or 3 (RGB)")
         fields.colour("background", self.background)
-        fields.text("dir", self.dir)
+        fields.path("dir", self.dir)
         fields.flag("flip", self.flip)
         fields.flag("skip_bad", self.skip_bad)
 

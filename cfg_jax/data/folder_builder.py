@@ -1,7 +1,6 @@
 """The images of a folder or zip as a TFDS dataset, prepared once."""
 
 import dataclasses
-import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,13 +9,10 @@ import grain
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
-from PIL import Image
 
 from cfg_jax.data.dataset import reason
-from cfg_jax.data.pixels import to_pixels
+from cfg_jax.data.pixels import decoded
 from cfg_jax.data.tree import Tree, class_of, digest, shown
-
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +35,12 @@ class _Decoder:
     def __call__(self, file: str) -> np.ndarray | None:
         settings = self.settings
         try:
-            with Image.open(io.BytesIO(self.tree.read(file)), formats=_FORMATS) as image:
-                return to_pixels(
-                    image,
-                    image_size=settings.image_size,
-                    channels=settings.channels,
-                    background=settings.background,
-                )
+            return decoded(
+                self.tree.read(file),
+                image_size=settings.image_size,
+                channels=settings.channels,
+                background=settings.background,
+            )
         except Exception as error:  # Damaged files make decoders raise anything.
             if settings.skip_bad:
                 return None

@@ -10,6 +10,9 @@ from cfg_jax.data.dataset import ArraySource, Dataset, Kind, load
 from cfg_jax.data.digits import Digits
 
 _SIDE = 8
+_DIGITS = 1437
+"""Those to train on."""
+
 _SPEEDS = (0.75, 2.0)
 """The least and the greatest speed, in pixels a frame."""
 
@@ -19,7 +22,7 @@ class MovingDigits(Kind):
     """Videos of scikit-learn's digits, each moving in a straight line until it meets an edge.
 
     Where a digit starts and how fast it moves are the same every time; the digits held out for
-    testing are those of `Digits`.
+    testing are those of `Digits`. All videos are kept in memory, of which they may take 4 GiB.
 
     Attributes:
       frames: frames a video.
@@ -37,11 +40,16 @@ class MovingDigits(Kind):
 
     def __post_init__(self):
         super().__post_init__()
-        fields.whole("frames", self.frames, 1)
-        fields.whole("size", self.size, _SIDE)
-        fields.whole("clips", self.clips, 1)
+        fields.whole("frames", self.frames, 1, 65_536)
+        fields.whole("size", self.size, _SIDE, fields.SIDE)
+        fields.whole("clips", self.clips, 1, 65_536)
         fields.whole("rate", self.rate, 1, 100)
-        fields.text("dir", self.dir)
+        fields.path("dir", self.dir)
+        gigabytes = _DIGITS * self.clips * self.frames * self.size**2 / 2**30
+        if gigabytes > 4.0:
+            raise ValueError(
+                f"frames, size and clips should make at most 4 GiB of videos, got {gigabytes:,.0f}"
+            )
 
     def open(self, split: str) -> Dataset:
         """As `Kind.open`, in memory."""

@@ -3,10 +3,13 @@
 import dataclasses
 import functools
 import logging
+import multiprocessing
+import os
 import re
 import sys
 import threading
 from collections.abc import Generator
+from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
@@ -170,8 +173,10 @@ def _stream(reader: _Reader, start: int, workers: int) -> Generator[Batch, None,
     stream = grain.MapDataset.range(start, sys.maxsize).map(reader).to_iter_dataset(ahead)
     if workers:
         _parse_flags()
+        _start_tracker()
         stream = stream.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
+            worker_init_fn=_follow,
         )
     try:
         yield from stream  # Closing this generator closes Grain's iterator too.
@@ -183,6 +188,28 @@ def _stream(reader: _Reader, start: int, workers: int) -> Generator[Batch, None,
             f"a process that reads data (data.workers) ended with exit code {code[1]}; "
             "-9 may mean that memory ran out"
         ) from error
+
+
+def _follow(*_: int) -> None:
+    """Has this process, a worker, end with the one that started it, `kill -9` included."""
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None
+
+    def wait() -> None:
+        trainer.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True, name="follow").start()
+
+
+def _start_tracker() -> None:
+    """Starts what frees the shared memory of workers; it warns of none, whoever left it behind."""
+    silent = "ignore:resource_tracker"
+    sys.warnoptions.append(silent)
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove(silent)
 
 
 def _parse_flags() -> None:

@@ -1,11 +1,13 @@
 """Decoded images of any mode as pixels of one size."""
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _MODES = {1: "L", 3: "RGB"}
 WHITE = (255, 255, 255)
 
@@ -20,6 +22,18 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """What undoes each orientation that EXIF knows."""
+
+
+def decoded(
+    content: bytes, *, image_size: int, channels: int, background: Sequence[int] = WHITE
+) -> UInt8[np.ndarray, "height width {channels}"]:
+    """The pixels of an image's file; see `to_pixels`.
+
+    Raises:
+      Exception: anything, where the file is damaged.
+    """
+    with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        return to_pixels(image, image_size=image_size, channels=channels, background=background)
 
 
 def to_pixels(

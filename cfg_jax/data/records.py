@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
 import math
 import os
@@ -89,12 +90,23 @@ def prepare(builder: Any, name: str) -> None:
             builder.download_and_prepare(file_format="array_record")
     except ImportError as error:
         raise needs(name, error.name) from error
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        failure = _failure(error)
+        if failure is None:
+            raise
         if not os.path.exists(builder.data_dir):  # Else another process was first, with these data.
             raise ValueError(
-                f"{name} cannot be prepared in {builder.data_dir} ({dataset.reason(error)}): dir, "
-                "or TFDS_DATA_DIR, should be a folder that can be written to"
+                f"{name} cannot be prepared in {builder.data_dir} ({failure}): dir, or "
+                "TFDS_DATA_DIR, should be a folder that can be written to"
             ) from error
+
+
+def _failure(error: OSError | RuntimeError) -> str | None:
+    """What the operating system said, which array_record quotes in a RuntimeError; else None."""
+    if isinstance(error, OSError):
+        return dataset.reason(error)
+    quoted = map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO))
+    return next((said for said in quoted if said in str(error)), None)
 
 
 def read(

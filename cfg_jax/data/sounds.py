@@ -27,7 +27,8 @@ class Sounds(Kind):
       test_path: another of held-out sounds, with the same class folders; "" takes the folder test
         of `path`, or holds out a part of it.
       held_out: that part of every class, between 0 and 1, the same sounds every time.
-      length: samples that sounds are cut or, with silence, filled up to; 0 if all have one length.
+      length: samples that sounds are cut or, with silence, filled up to, at most 2²⁴; 0 if all have
+        one length.
       skip_bad: leave out sounds that cannot be read, with a warning, rather than raise.
     """
 
@@ -40,9 +41,9 @@ class Sounds(Kind):
     def __post_init__(self):
         super().__post_init__()
         fields.needed("path", self.path, "a folder or zip of class folders of WAV files")
-        fields.text("test_path", self.test_path)
+        fields.path("test_path", self.test_path)
         fields.share("held_out", self.held_out)
-        fields.whole("length", self.length, 0, why=" (as stored)")
+        fields.whole("length", self.length, 0, 2**24, why=" (as stored)")
         fields.flag("skip_bad", self.skip_bad)
 
     def open(self, split: str) -> Dataset:

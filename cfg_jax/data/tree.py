@@ -12,8 +12,11 @@ from typing import Any
 
 from absl import logging
 
-_STANDING = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
-"""Names of the folders that hold a split."""
+_STANDING = {
+    "train": ("train", "training"),
+    "test": ("test", "testing", "validation", "valid", "val"),
+}
+"""Names of the folders that hold a split, in lower case."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +180,7 @@ def find(path: str | os.PathLike, what: What) -> dict[str, Tree]:
             what.named,
             shown(others[0]),
         )
-    splits = _splits(names, what)
+    splits = _splits(root, names, what)
     if not splits:
         return {"": _tree(root, prefix, names, what)}
     logging.info("%s: %s are taken as splits", shown(root), " and ".join(splits.values()))
@@ -274,13 +277,23 @@ def _wrapper(names: Sequence[str], what: What) -> str:
         prefix, names = f"{prefix}{top}/", _below(names, f"{top}/")
 
 
-def _splits(names: Sequence[str], what: What) -> Mapping[str, str]:
-    """The folders train and test, or a name that stands for test; {} unless all lies in the two."""
+def _splits(root: Path, names: Sequence[str], what: What) -> Mapping[str, str]:
+    """The folders train and test, or names that stand for them; {} where there are none.
+
+    Raises:
+      ValueError: There are more of such names, or others beside the two.
+    """
     if any("/" not in name and _is(name, what) for name in names):
         return {}
-    tops = {class_of(name) for name in names if "/" in name}
-    found = {
-        split: next((name for name in standing if name in tops), "")
-        for split, standing in _STANDING.items()
-    }
-    return found if all(found.values()) and len(tops) == 2 else {}
+    tops = sorted({class_of(name) for name in names if "/" in name})
+    standing = {word: split for split, words in _STANDING.items() for word in words}
+    found = {top: standing[top.lower()] for top in tops if top.lower() in standing}
+    splits = {split: top for top, split in found.items()}
+    if len(found) == len(splits) == len(tops) == 2:
+        return splits
+    if len(found) > 1 and ("train" in splits or len(found) == len(tops)):
+        raise ValueError(
+            f"{shown(root)}: the folders {', '.join(map(shown, found))} look like splits, and a "
+            "train and a test alone are taken for such: give path and test_path one each"
+        )
+    return {}

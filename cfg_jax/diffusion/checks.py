@@ -1,4 +1,8 @@
-"""Checks of the plain numbers that users type; values traced by JAX pass unexamined."""
+"""Checks of the values that users type; values traced by JAX pass unexamined.
+
+`number`, `whole` and `truth` are for what is static, one plain value; `finite` and `within` are for
+numbers that may be arrays or traced.
+"""
 
 import math
 import operator
@@ -6,38 +10,68 @@ from numbers import Real
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-
-def _is_concrete(value: Any) -> bool:
-    return isinstance(value, (Real, np.ndarray, np.generic)) or (
-        isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer)
-    )
+LARGEST_LOGSNR = 80.0
+"""Beyond it e^λ or e^-λ leaves float32."""
 
 
 def finite(name: str, value: Any) -> None:
-    """Raises ValueError when the concrete `value` holds a NaN or an infinity."""
-    if _is_concrete(value) and not np.all(np.isfinite(np.asarray(value))):
-        raise ValueError(f"{name} must be finite, got {value}")
+    """Raises ValueError where `value`, unless it is traced, holds no number, a NaN or an infinity.
+
+    >>> finite("w", 0.5)
+    >>> finite("w", "x")
+    Traceback (most recent call last):
+    ValueError: w must be a number or an array of numbers, got 'x'
+    """
+    entries = numbers(name, value)
+    if entries is not None:
+        _refuse(entries[~np.isfinite(entries)], f"{name} must be finite")
 
 
 def within(name: str, value: Any, low: float, high: float) -> None:
-    """Raises ValueError when any entry of the concrete `value` lies outside [low, high]."""
-    if _is_concrete(value):
-        entries = np.asarray(value)
-        if not np.all((entries >= low) & (entries <= high)):
-            raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
+    """Raises ValueError where an entry of `value`, unless it is traced, is outside [low, high]."""
+    entries = numbers(name, value)
+    if entries is not None:
+        inside = (entries >= low) & (entries <= high)
+        _refuse(entries[~inside], f"{name} must lie in [{low:g}, {high:g}]")
 
 
-def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
-    """Raises ValueError unless `value` is one plain, finite number in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, got {value!r}")
-    within(name, value, low, high)
+def ordered(low_name: str, low: Any, high_name: str, high: Any) -> None:
+    """Raises ValueError where a number is above the other one; traced ones are not compared."""
+    lows, highs = numbers(low_name, low), numbers(high_name, high)
+    if lows is not None and highs is not None and np.any(lows > highs):
+        raise ValueError(f"{low_name} must be at most {high_name}, {high}; got {low}")
 
 
-def whole(name: str, value: Any, low: int) -> int:
-    """A whole number of at least `low`, of any integer type, as an int.
+def number(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, ends: str = "[]"
+) -> None:
+    """Raises ValueError unless `value` is one plain, finite number between `low` and `high`.
+
+    Args:
+      name: What it is called.
+      value: The value.
+      low: The least.
+      high: The greatest.
+      ends: "[" and "]" where the ends themselves are allowed, "(" and ")" where they are not.
+
+    >>> number("decay", 0.5, 0.0, 1.0, "[)")
+    >>> number("decay", 1.0, 0.0, 1.0, "[)")
+    Traceback (most recent call last):
+    ValueError: decay must lie in [0, 1), got 1.0
+    """
+    inside = isinstance(value, Real) and not isinstance(value, bool) and _is_finite(value)
+    if inside:
+        above = low < value or (low == value and ends[0] == "[")
+        inside = above and (value < high or (value == high and ends[1] == "]"))
+    if not inside:
+        raise ValueError(f"{name} must {_range(low, high, ends)}, got {told(value)}")
+
+
+def whole(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """A whole number from `low` to `high`, of any integer type, as an int.
 
     Raises:
       ValueError: It is none, or it is traced.
@@ -48,9 +82,16 @@ def whole(name: str, value: Any, low: int) -> int:
         number = operator.index(value)
     except TypeError:
         number = low - 1
-    if number < low or isinstance(value, bool):
-        raise ValueError(f"{name} must be a whole number of at least {low}, got {value}")
+    if number < low or (high is not None and number > high) or isinstance(value, bool):
+        allowed = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} must be a whole number {allowed}, got {told(value)}")
     return number
+
+
+def truth(name: str, value: Any) -> None:
+    """Raises ValueError unless `value` is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be True or False, got {told(value)}")
 
 
 def steps(value: Any) -> int:
@@ -58,10 +99,74 @@ def steps(value: Any) -> int:
     return whole("steps", value, 1)
 
 
+def logsnr(name: str, value: Any) -> None:
+    """Raises ValueError unless `value` is a plain number that λ may be."""
+    number(name, value, -LARGEST_LOGSNR, LARGEST_LOGSNR)
+
+
 def logsnr_range(logsnr_min: float, logsnr_max: float) -> None:
-    """Raises ValueError unless logsnr_min < logsnr_max, both finite."""
-    if not (math.isfinite(logsnr_min) and math.isfinite(logsnr_max) and logsnr_min < logsnr_max):
+    """Raises ValueError unless logsnr_min < logsnr_max, and λ may be either."""
+    logsnr("logsnr_min", logsnr_min)
+    logsnr("logsnr_max", logsnr_max)
+    if not logsnr_min < logsnr_max:
         raise ValueError(
-            "logsnr_min must be smaller than logsnr_max and both finite, "
+            "logsnr_min must be smaller than logsnr_max, "
             f"got logsnr_min={logsnr_min} and logsnr_max={logsnr_max}"
         )
+
+
+def numbers(name: str, value: Any) -> np.ndarray | None:
+    """The entries of a number or an array of real numbers; None where one is traced.
+
+    Raises:
+      ValueError: It holds something else.
+    """
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
+        return None
+    what = "a number or an array of numbers"
+    entries = array(name, value, what)
+    if not (jnp.issubdtype(entries.dtype, jnp.floating) or entries.dtype.kind in "iu"):
+        raise ValueError(f"{name} must be {what}, got {told(value)}")
+    return entries
+
+
+def array(name: str, value: Any, what: str = "an array") -> np.ndarray:
+    """A value as a NumPy array.
+
+    Raises:
+      ValueError: It makes none, as a ragged list does not.
+    """
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be {what}, got {told(value)}") from None
+
+
+def told(value: Any) -> str:
+    """A value in a message: one line, cut where it is long."""
+    text = " ".join((str if isinstance(value, np.generic) else repr)(value).split())
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _is_finite(value: Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that float64 cannot hold
+        return False
+
+
+def _refuse(wrong: np.ndarray, message: str) -> None:
+    """Raises ValueError where there are wrong entries; it names the first of them."""
+    if wrong.size:
+        raise ValueError(f"{message}, got {wrong[0]}")
+
+
+def _range(low: float, high: float, ends: str) -> str:
+    """What a range allows, such as "lie in [0, 1)" or "be a finite number of at least 0"."""
+    if math.isfinite(high):
+        return f"lie in {ends[0]}{low:g}, {high:g}{ends[1]}"
+    if math.isinf(low):
+        return "be a finite number"
+    if ends[0] == "[":
+        return f"be a finite number of at least {low:g}"
+    return "be a positive number" if low == 0.0 else f"be a finite number above {low:g}"

@@ -43,10 +43,15 @@ def read(
 def as_pair(
     output: Float[Array, "..."] | Estimate, z: Float[Array, "..."], logsnr: ArrayLike
 ) -> Estimate:
-    """The `Estimate` that a denoiser returned for z, or the one made of ε̂ alone."""
-    if isinstance(output, Estimate):
-        return output
-    return prediction.estimate(output, z, logsnr=logsnr, kind=prediction.EPS)
+    """The `Estimate` that a denoiser returned for z, or the one made of ε̂ alone.
+
+    Raises:
+      ValueError: It returned neither an `Estimate` nor an array of z's shape.
+    """
+    said = prediction.checked(output, z)
+    if isinstance(said, Estimate):
+        return said
+    return prediction.estimate(said, z, logsnr=logsnr, kind=prediction.EPS)
 
 
 def learned_v(pair: Estimate) -> Float[Array, "..."]:
@@ -79,7 +84,7 @@ class FromPrediction:
     def __call__(self, z, logsnr, cond):
         """Returns ε̂ if that is all it predicts, else the `Estimate` that its prediction implies."""
         said = self.network(prediction.scaled(z, logsnr=logsnr, kind=self.kind), logsnr, cond)
-        p, v = getattr(said, "value", said), getattr(said, "v", None)
+        p, v = prediction.checked(getattr(said, "value", said), z), getattr(said, "v", None)
         if v is None and self.kind is prediction.EPS:
             return p
         return prediction.estimate(p, z, logsnr=logsnr, kind=self.kind)._replace(v=v)

@@ -3,12 +3,10 @@
 from typing import Any
 
 import jax
+import jax.experimental
 
 
 def enable_x64(enabled: bool = True) -> Any:
     """A context in which float64 is float64, or with False is not."""
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(enabled)
-    from jax.experimental import enable_x64  # before JAX 0.8
-
-    return enable_x64(enabled)
+    home: Any = jax if hasattr(jax, "enable_x64") else jax.experimental  # before JAX 0.8
+    return home.enable_x64(enabled)

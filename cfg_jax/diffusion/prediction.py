@@ -18,13 +18,13 @@ equations for x and ε; one solution serves every kind.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.logsnr import alpha, expand, floating, sigma
 
 
@@ -90,8 +90,7 @@ def edm(sigma_data: float = 0.5) -> Kind:
     >>> prediction.edm(0.5) is prediction.KINDS["edm"]
     True
     """
-    if not 0.0 < sigma_data < math.inf:
-        raise ValueError(f"sigma_data must be positive and finite, got {sigma_data}")
+    checks.number("sigma_data", sigma_data, 0.0, ends="()")
 
     def deviation(a, s):
         return jnp.sqrt(jnp.square(s) + jnp.square(sigma_data * a))
@@ -105,6 +104,23 @@ def edm(sigma_data: float = 0.5) -> Kind:
 
 
 KINDS = {kind.name: kind for kind in (EPS, X, V, SCORE, FLOW, edm(0.5))}
+
+
+def checked(said: Any, z: Float[Array, "..."]) -> Any:
+    """What a denoiser or its network said of z: an array of z's shape, or an `Estimate` of such.
+
+    Raises:
+      ValueError: It is something else, such as an array that only broadcasts to z's shape.
+    """
+    parts = [part for part in said if part is not None] if isinstance(said, Estimate) else [said]
+    for part in parts:
+        if getattr(part, "shape", None) != z.shape:
+            got = f"shape {part.shape}" if hasattr(part, "shape") else checks.told(part)
+            raise ValueError(
+                f"a denoiser must return an array of z's shape, {z.shape}, or an Estimate of such; "
+                f"got {got}"
+            )
+    return said
 
 
 def scaled(z: Float[Array, "..."], *, logsnr: ArrayLike, kind: Kind) -> Float[Array, "..."]:

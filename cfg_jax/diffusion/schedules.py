@@ -25,7 +25,7 @@ class Schedule(abc.ABC):
     """p(λ) on [logsnr_min, logsnr_max], and λ(u) with u = 0 at logsnr_max.
 
     Raises:
-      ValueError: logsnr_min is not smaller than logsnr_max, or one of them is not finite.
+      ValueError: logsnr_min is not smaller than logsnr_max, or one of them is not in [-80, 80].
     """
 
     logsnr_min: float = -20.0
@@ -197,7 +197,7 @@ class DiscreteSchedule(Schedule):
     p(λ) is constant between neighbouring levels, and both directions are exact at whole t.
 
     Attributes:
-      steps: T, the number of noise levels, at least 2.
+      steps: T, the number of noise levels, from 2 to 100,000.
       spacing: Which t a grid of fewer steps visits: "even", round(k (T - 1) / (steps - 1)), both
         ends among them; or "leading", the multiples of a stride from 0 on, the choice of DDIM,
         which begins a little below the greatest noise. The stride is the least that visits as many
@@ -208,7 +208,7 @@ class DiscreteSchedule(Schedule):
       logsnr_max: λ_0, derived.
 
     Raises:
-      ValueError: steps is not a whole number of at least 2, or so few that a β reaches 1; or
+      ValueError: steps is not a whole number from 2 to 100,000, or so few that a β reaches 1; or
         spacing is unknown.
     """
 
@@ -218,8 +218,8 @@ class DiscreteSchedule(Schedule):
     logsnr_max: float = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self):
-        object.__setattr__(self, "steps", checks.steps(self.steps))
-        if self.steps < 2 or not np.all(self.betas < 1.0):
+        object.__setattr__(self, "steps", checks.whole("steps", self.steps, 2, 100_000))
+        if not np.all(self.betas < 1.0):
             raise ValueError(f"{self.steps} steps are too few for {type(self).__name__}")
         if self.spacing not in ("even", "leading"):
             raise ValueError(f'spacing must be "even" or "leading", got {self.spacing!r}')

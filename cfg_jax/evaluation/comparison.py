@@ -79,9 +79,9 @@ def obstacles(samples: Archive, reference: Archive | None) -> dict[str, str]:
 
 
 def check_sizes(samples: Archive, reference: Archive) -> None:
-    """Raises ValueError where both hold images, of different height, width or channels."""
-    if samples.shape and reference.shape and samples.shape[1:] != reference.shape[1:]:
-        ours, theirs = ("×".join(map(str, a.shape[1:])) for a in (samples, reference) if a.shape)
+    """Raises ValueError where both hold images, of different height or width."""
+    if samples.shape and reference.shape and samples.shape[1:3] != reference.shape[1:3]:
+        ours, theirs = ("×".join(map(str, a.shape[1:3])) for a in (samples, reference) if a.shape)
         raise ValueError(
             f"{samples.path} holds images of {ours}, {reference.path} of {theirs}: bring both to "
             "one size first"
@@ -151,7 +151,7 @@ def measure_once(
       batch: As in `measure`.
       progress: As in `measure`.
     """
-    fingerprint = hashlib.sha256(f"{checksum(archive.path)} {weights}".encode()).hexdigest()
+    fingerprint = hashlib.sha256(f"{archive.identity()} {weights}".encode()).hexdigest()
     path = cache / f"features-{fingerprint[:16]}.npz"
     measured = _read(path, fingerprint)
     if measured is None:

@@ -13,10 +13,9 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from cfg_jax.diffusion import checks, condition
+from cfg_jax.diffusion import checks, condition, prediction
 from cfg_jax.diffusion.condition import Condition, PerExample
 from cfg_jax.diffusion.denoiser import Denoiser, as_pair
 from cfg_jax.diffusion.logsnr import alpha, expand, floating, sigma
@@ -43,12 +42,8 @@ def strength(name: str, value: Any) -> Any:
     Raises:
       ValueError: It is no number, holds a NaN or an infinity, or has more than one axis.
     """
-    if not isinstance(value, jax.Array):
-        value = np.asarray(value)
-    if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
-        raise ValueError(f"{name} must be a number or have shape (batch,), got {value!r}")
     checks.finite(name, value)
-    value = floating(value)
+    value = floating(jnp.asarray(value))
     if value.ndim > 1:
         raise ValueError(f"{name} must be a number or have shape (batch,), got shape {value.shape}")
     return PerExample(value) if value.ndim else value
@@ -65,7 +60,7 @@ def ask(
     """Calls a network once, on one batch of all conditions; returns its output for each of them.
 
     Raises:
-      ValueError: The network never sees its condition.
+      ValueError: The network never sees its condition, or what it returns is not of z's shape.
     """
     if _is_blind(denoiser):
         raise ValueError(
@@ -75,12 +70,13 @@ def ask(
         )
     count = len(conds)
     logsnr = jnp.asarray(logsnr)
+    several = jnp.concatenate([z] * count)
     output = denoiser(
-        jnp.concatenate([z] * count),
+        several,
         jnp.concatenate([logsnr] * count) if logsnr.ndim else logsnr,
         jax.tree.map(lambda *parts: jnp.concatenate(parts), *conds),
     )
-    leaves, structure = jax.tree.flatten(output)
+    leaves, structure = jax.tree.flatten(prediction.checked(output, several))
     parts = zip(*(jnp.split(leaf, count) for leaf in leaves), strict=True)
     return [jax.tree.unflatten(structure, part) for part in parts]
 

@@ -1,6 +1,5 @@
 """What the U-Net and the encoder share: residual blocks, and the way down to the coarsest level."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -28,8 +27,12 @@ from cfg_jax.nn.fields import one_of
 from cfg_jax.parts import Condition, Inlets
 
 RESAMPLE = ("residual", "conv")
-FEWEST_CHANNELS = 4
-"""Fewer make a single frequency of the noise level, which does not tell levels apart."""
+FEWEST_CHANNELS, MOST_CHANNELS = 4, 65_536
+"""Fewer make a single frequency of the noise level, which does not tell levels apart; XLA ends the
+process where it is given a billion."""
+
+MOST_BLOCKS = 128
+"""More take too long to compile."""
 
 SIDES = {1: "the length", 2: "height and width", 3: "height and width"}
 """What is halved, by the number of sides."""
@@ -107,10 +110,11 @@ class Levels(nn.Module):
     remat.
 
     Attributes:
-      channels: Channels of the first level, where its entry of channel_mult is 1; at least 4.
-      channel_mult: Each level's channels as a multiple of `channels`; each level but the last
-        halves the sides of space.
-      blocks: Residual blocks a level, at least 1.
+      channels: Channels of the first level, where its entry of channel_mult is 1; from 4 to
+        65,536.
+      channel_mult: Each level's channels as a multiple of `channels`, from 1 to 65,536 of them;
+        each level but the last halves the sides of space.
+      blocks: Residual blocks a level, from 1 to 128.
       attention_resolutions: Attention after the blocks of a level whose shortest side of space is
         one of these.
       head_channels: Channels of an attention head.
@@ -142,10 +146,10 @@ class Levels(nn.Module):
 
     def __post_init__(self):
         self.dtype = dtype_name(self.dtype)
-        whole("channels", self.channels, FEWEST_CHANNELS)
-        whole("blocks", self.blocks, 1)
-        whole("head_channels", self.head_channels, 1)
-        whole("heads", self.heads, 0)
+        whole("channels", self.channels, FEWEST_CHANNELS, MOST_CHANNELS)
+        whole("blocks", self.blocks, 1, MOST_BLOCKS)
+        whole("head_channels", self.head_channels, 1, MOST_CHANNELS)
+        whole("heads", self.heads, 0, MOST_CHANNELS)
         one_of("resample", self.resample, RESAMPLE)
         one_of("remat", self.remat, REMAT)
         self.channel_mult = _widths(self.channels, self.channel_mult)
@@ -282,26 +286,23 @@ class Levels(nn.Module):
 def _widths(channels: int, multiples: Any) -> tuple[float, ...]:
     """channel_mult, checked."""
     try:
+        is_text = isinstance(multiples, (str, bytes))
         multiples = tuple(multiples)
-        fits = all(math.isfinite(m) and int(m * channels) >= 1 for m in multiples)
+        fits = not is_text and all(1 <= m * channels < MOST_CHANNELS + 1 for m in multiples)
     except TypeError:
         fits = False
     if not fits or not multiples:
         raise ValueError(
-            "channel_mult must be numbers, one a level, that leave each at least one channel; "
-            f"got {multiples!r}"
+            "channel_mult must be numbers, one a level, that give each from 1 to "
+            f"{MOST_CHANNELS} channels; got {multiples!r}"
         )
     return multiples
 
 
 def _sides(resolutions: Any) -> tuple[int, ...]:
     """attention_resolutions, checked."""
-    try:
-        resolutions = tuple(resolutions)
-    except TypeError:
-        raise ValueError(
-            f"attention_resolutions must be whole numbers, got {resolutions!r}"
-        ) from None
+    if not isinstance(resolutions, (tuple, list)):
+        raise ValueError(f"attention_resolutions must be whole numbers, got {resolutions!r}")
     for side in resolutions:
         whole("each of attention_resolutions", side, 1)
-    return resolutions
+    return tuple(resolutions)

@@ -25,7 +25,7 @@ class Encoder(Levels):
     """Logits of p(c|z_λ), for data of the one size it was initialised with.
 
     Attributes:
-      num_classes: The number of classes, at least 1; None until it is known.
+      num_classes: The number of classes, from 1 to a million; None until it is known.
 
     The other attributes are those of `blocks.Levels`; heads have head_channels channels in the
     pooling too.
@@ -44,7 +44,7 @@ class Encoder(Levels):
 
     def __post_init__(self):
         if self.num_classes is not None:
-            whole("num_classes", self.num_classes, 1)
+            whole("num_classes", self.num_classes, 1, 1_000_000)
         super().__post_init__()
 
     @nn.compact

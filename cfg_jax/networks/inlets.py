@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cfg_jax.diffusion.checks import told
 from cfg_jax.nn import LogSNRFeatures
 from cfg_jax.parts import Beside, Classes, Condition, Inlets, Sequence, Vector
 
@@ -24,9 +25,12 @@ def checked(inlets: Any) -> Inlets:
         not one that these networks know.
     """
     try:
-        pairs = tuple((name, inlet) for name, inlet in inlets or ())
+        is_list = isinstance(inlets, (tuple, list)) or inlets is None
+        pairs = tuple((name, inlet) for name, inlet in inlets or ()) if is_list else None
     except (TypeError, ValueError):
-        raise ValueError(f"inlets must be (name, inlet) pairs, got {inlets!r}") from None
+        pairs = None
+    if pairs is None:
+        raise ValueError(f"inlets must be (name, inlet) pairs, got {told(inlets)}")
     names = [name for name, _ in pairs]
     for name, inlet in pairs:
         if not isinstance(name, str) or not name.isidentifier() or OWN_NAMES.fullmatch(name):

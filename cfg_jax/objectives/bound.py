@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cfg_jax.diffusion import prediction, process
+from cfg_jax.diffusion import checks, prediction, process
 from cfg_jax.diffusion.likelihood import reverse_kl
 from cfg_jax.diffusion.logsnr import expand
+from cfg_jax.diffusion.schedules import Schedule
 from cfg_jax.objectives.denoising import Denoising, asked, wanted
 from cfg_jax.objectives.draw import Draw, mean
 from cfg_jax.parts import Ask, Prediction
@@ -31,8 +32,8 @@ class Hybrid(Denoising):
       weight: As in `Denoising`.
       sigma_data: As in `Denoising`.
       bound_weight: Of the bound, not negative; 0.001 in the paper.
-      steps: The number of steps of the sampler that is bounded, at least 1. The best variance
-        depends on it: take as many as will be sampled with.
+      steps: The number of steps of the sampler that is bounded, from 1 to a million. The best
+        variance depends on it: take as many as will be sampled with.
       schedule: p(λ); the recipe's when None.
 
     Raises:
@@ -45,10 +46,10 @@ class Hybrid(Denoising):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0.0 <= self.bound_weight < math.inf:
-            raise ValueError(f"bound_weight must be at least 0, got {self.bound_weight}")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        checks.number("bound_weight", self.bound_weight, 0.0)
+        checks.whole("steps", self.steps, 1, 1_000_000)
+        if not isinstance(self.schedule, Schedule | None):
+            raise ValueError(f"schedule must be a schedule, got {checks.told(self.schedule)}")
 
     def losses(self, ask: Ask, drawn: Draw) -> Float[Array, " batch"]:
         """Each example's weighted squared error and bound."""

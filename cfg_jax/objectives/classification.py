@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import jax
 from jaxtyping import Array, Float
 
-from cfg_jax.diffusion import process
+from cfg_jax.diffusion import checks, process
 from cfg_jax.diffusion.labels import label_log_prob
 from cfg_jax.objectives.draw import Draw, draw
 from cfg_jax.parts import Ask, Condition, Setting
@@ -26,9 +26,16 @@ class CrossEntropy:
 
     Attributes:
       of: The name of the entry that holds the classes, never hidden; the only one when None.
+
+    Raises:
+      ValueError: of is no name.
     """
 
     of: str | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def __post_init__(self):
+        if not isinstance(self.of, str | None):
+            raise ValueError(f"of must be the name of an entry, got {checks.told(self.of)}")
 
     kind = None
     """It predicts no part of z."""

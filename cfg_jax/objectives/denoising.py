@@ -8,14 +8,13 @@ entries, in float32.
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cfg_jax.diffusion import prediction, process
+from cfg_jax.diffusion import checks, prediction, process
 from cfg_jax.diffusion.logsnr import alpha, expand, floating, sigma
 from cfg_jax.diffusion.prediction import Kind
 from cfg_jax.objectives.draw import Draw, draw, mean, value_of
@@ -37,7 +36,8 @@ class Denoising:
       sigma_data: The data's standard deviation, for "edm" alone.
 
     Raises:
-      ValueError: There is no such target, or sigma_data is not positive and finite.
+      ValueError: There is no such target, weight is no callable, or sigma_data is not positive and
+        finite.
     """
 
     target: str = dataclasses.field(default="eps", metadata={"static": True})
@@ -45,10 +45,15 @@ class Denoising:
     sigma_data: float = dataclasses.field(default=0.5, metadata={"static": True})
 
     def __post_init__(self):
-        if self.target not in TARGETS:
-            raise ValueError(f"target must be one of {', '.join(TARGETS)}; got {self.target!r}")
-        if not 0.0 < self.sigma_data < math.inf:
-            raise ValueError(f"sigma_data must be positive and finite, got {self.sigma_data}")
+        if not isinstance(self.target, str) or self.target not in TARGETS:
+            raise ValueError(
+                f"target must be one of {', '.join(TARGETS)}; got {checks.told(self.target)}"
+            )
+        if not callable(self.weight):
+            raise ValueError(
+                f"weight must be a callable logsnr -> weight, got {checks.told(self.weight)}"
+            )
+        checks.number("sigma_data", self.sigma_data, 0.0, ends="()")
 
     @property
     def kind(self) -> Kind:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.logsnr import floating
 
 
@@ -76,7 +77,7 @@ class MinSNR(Weighting):
     space = "x"
 
     def __post_init__(self):
-        _positive("gamma", self.gamma)
+        checks.number("gamma", self.gamma, 0.0, ends="()")
 
     def __call__(self, logsnr: ArrayLike) -> Float[Array, "..."]:
         """The signal-to-noise ratio, at most γ."""
@@ -102,8 +103,7 @@ class Sigmoid(Weighting):
     over = "logsnr"
 
     def __post_init__(self):
-        if not math.isfinite(self.bias):
-            raise ValueError(f"bias must be finite, got {self.bias}")
+        checks.number("bias", self.bias)
 
     def __call__(self, logsnr: ArrayLike) -> Float[Array, "..."]:
         """The logistic function of b - λ."""
@@ -128,15 +128,9 @@ class P2(Weighting):
     gamma: float = 1.0
 
     def __post_init__(self):
-        _positive("k", self.k)
-        if not 0.0 <= self.gamma < math.inf:
-            raise ValueError(f"gamma must be at least 0 and finite, got {self.gamma}")
+        checks.number("k", self.k, 0.0, ends="()")
+        checks.number("gamma", self.gamma, 0.0)
 
     def __call__(self, logsnr: ArrayLike) -> Float[Array, "..."]:
         """A power of k + SNR."""
         return jnp.exp(-self.gamma * jnp.logaddexp(math.log(self.k), floating(logsnr)))
-
-
-def _positive(name: str, value: float) -> None:
-    if not 0.0 < value < math.inf:
-        raise ValueError(f"{name} must be a positive number, got {value}")

@@ -1,10 +1,13 @@
 """Adam behind a clip of the gradient's norm, with warm-up and decay of the learning rate."""
 
-import math
-
 import optax
 
+from cfg_jax.diffusion import checks
+
 DECAYS = ("constant", "cosine")
+
+_LAST = 2**31 - 1
+"""The last step that optax counts."""
 
 
 def adam(
@@ -37,7 +40,7 @@ def adam(
     Raises:
       ValueError: A value is out of range, or nothing says where the decay ends.
     """
-    _check(learning_rate, warmup, decay, b1, b2, eps, weight_decay, clip_norm)
+    _check(learning_rate, warmup, decay, b1, b2, eps, weight_decay, clip_norm, train_steps)
     if decay == "cosine" and train_steps is None:
         raise ValueError("decay=cosine needs train_steps")
     after = max((train_steps or 0) - warmup, 1)
@@ -58,16 +61,17 @@ def adam(
     )
 
 
-def _check(learning_rate, warmup, decay, b1, b2, eps, weight_decay, clip_norm) -> None:
-    positive = {"learning_rate": learning_rate, "eps": eps, "clip_norm": clip_norm}
+def _check(learning_rate, warmup, decay, b1, b2, eps, weight_decay, clip_norm, train_steps) -> None:
+    positive = {"learning_rate": learning_rate, "eps": eps}
+    if clip_norm is not None:
+        positive["clip_norm"] = clip_norm
     for name, value in positive.items():
-        if value is not None and not 0.0 < value < math.inf:
-            raise ValueError(f"{name} must be a positive number, got {value}")
+        checks.number(name, value, 0.0, ends="()")
     for name, value in {"b1": b1, "b2": b2}.items():
-        if not 0.0 <= value < 1.0:
-            raise ValueError(f"{name} must lie in [0, 1), got {value}")
-    for name, value in {"warmup": warmup, "weight_decay": weight_decay}.items():
-        if not 0.0 <= value < math.inf:
-            raise ValueError(f"{name} must be at least 0 and finite, got {value}")
+        checks.number(name, value, 0.0, 1.0, "[)")
+    checks.number("weight_decay", weight_decay, 0.0)
+    checks.whole("warmup", warmup, 0, _LAST)
+    if train_steps is not None:
+        checks.whole("train_steps", train_steps, 1, _LAST)
     if decay not in DECAYS:
         raise ValueError(f"decay must be one of {', '.join(DECAYS)}; got {decay!r}")

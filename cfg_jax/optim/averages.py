@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from cfg_jax.diffusion import checks
+
 
 @runtime_checkable
 class Average(Protocol):
@@ -45,8 +47,7 @@ class Constant:
     decay: float = 0.9999
 
     def __post_init__(self):
-        if not 0.0 <= self.decay < 1.0:
-            raise ValueError(f"decay must lie in [0, 1), got {self.decay}")
+        checks.number("decay", self.decay, 0.0, 1.0, "[)")
 
     def share(self, step: ArrayLike) -> Float[Array, ""]:
         """1 - min(β, t / (9 + t))."""
@@ -90,8 +91,7 @@ def exponent(width: float) -> float:
     Raises:
       ValueError: The width is outside (0, 0.28).
     """
-    if not 0.0 < width < 0.28:
-        raise ValueError(f"width must lie in (0, 0.28), got {width}")
+    checks.number("width", width, 0.0, 0.28, "()")
     inverse = width**-2
     return float(np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse]).real.max())
 

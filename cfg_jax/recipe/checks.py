@@ -10,7 +10,7 @@ from cfg_jax.recipe import nodes, slots
 from cfg_jax.recipe.blocks import BLOCKS, block
 from cfg_jax.recipe.nodes import KIND
 from cfg_jax.recipe.places import Place, top
-from cfg_jax.recipe.signature import MISSING
+from cfg_jax.recipe.signature import MISSING, told
 from cfg_jax.recipe.slots import FACTS
 from cfg_jax.sampling.defaults import default_solver
 
@@ -67,14 +67,14 @@ def check_names(config: ConfigDict | dict[str, Any], known: Collection[str]) -> 
 def _check_entries(place: Place, facts: dict[str, Any]) -> None:
     path = f"config.{place.path}"
     if not isinstance(place.value, ConfigDict):
-        raise ValueError(f"{path} must be a group of nodes, got {place.value!r}")
+        raise ValueError(f"{path} must be a group of nodes, got {told(place.value)}")
     if place.name == "averages" and not place.value:
         raise ValueError(f"{path} must name one average at least, such as ema=Constant")
     for name, entry in place.inside().items():
         if entry.value is None:
             continue  # taken out
         if not name.isidentifier() or keyword.iskeyword(name) or name == KIND:
-            raise ValueError(f"{path}.{name}: {name!r} cannot be the name of an entry")
+            raise ValueError(f"{path}: {told(name)} cannot be the name of an entry")
         _try(entry, facts)
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +16,9 @@ from cfg_jax.parts import Facts
 from cfg_jax.recipe.checks import check_names
 from cfg_jax.recipe.defaults import NAMES, whole
 from cfg_jax.recipe.nodes import KIND
+from cfg_jax.recipe.signature import told
 from cfg_jax.recipe.slots import CHILDREN, SLOTS
-from cfg_jax.runtime.files import atomic
+from cfg_jax.runtime.files import atomic, once
 from cfg_jax.runtime.notes import note
 
 FREE = {
@@ -53,6 +55,13 @@ class Description(NamedTuple):
     devices: int = 0
 
 
+LARGEST = 2**25
+"""Numbers in one example, an array of it: what is noised has as many, attention their square."""
+
+DEEPEST = 16
+"""Levels within a recipe, and within a value of it."""
+
+
 # Recipes as one level of plain values.
 
 
@@ -79,6 +88,8 @@ def unflatten(flat: Mapping[str, Any]) -> ConfigDict:
     nested: dict[str, Any] = {}
     for path, value in flat.items():
         *outer, name = path.split(".")
+        if not path.isprintable() or len(outer) >= DEEPEST:
+            raise ValueError(f"{told(path)} is no field of a recipe")
         inside = nested
         for part in outer:
             inside = inside.setdefault(part, {})
@@ -101,6 +112,8 @@ _ENTRY = "[]"
 
 
 def _tuples(path: str, value: Any) -> Any:
+    if path.count(_ENTRY) > DEEPEST:
+        raise ValueError(f"{path.partition(_ENTRY)[0]} has more than {DEEPEST} levels")
     if isinstance(value, (list, tuple)):
         return tuple(_tuples(f"{path}{_ENTRY}", entry) for entry in value)
     if isinstance(value, dict) and (path.endswith(_ENTRY) or not value):
@@ -160,14 +173,14 @@ def to_json(description: Description) -> str:
     facts = description.facts
     written = {
         "config": flatten(description.config),
-        "shape": facts.shape,
+        "shape": _shape(facts.shape),
         "class_names": facts.class_names,
         "rate": facts.rate,
         "dtype": facts.dtype,
         "fingerprint": description.fingerprint,
         "devices": description.devices,
         "arrays": {
-            name: {"shape": spec.shape, "dtype": np.dtype(spec.dtype).name}
+            name: {"shape": _shape(spec.shape), "dtype": np.dtype(spec.dtype).name}
             for name, spec in facts.arrays.items()
         },
     }
@@ -181,31 +194,57 @@ def from_json(text: str) -> Description:
       ValueError: It is none.
     """
     try:
-        written = json.loads(text)
-        arrays = {
-            str(name): jax.ShapeDtypeStruct(_shape(spec["shape"]), np.dtype(spec["dtype"]))
-            for name, spec in written["arrays"].items()
-        }
+        written = json.loads(text, object_pairs_hook=once)
+        arrays = {str(name): _spec(spec) for name, spec in written["arrays"].items()}
         if not isinstance(written["config"], dict):
             raise ValueError("its config is no recipe")
         names = written["class_names"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("class_names are no list of names")
-        shape, rate, dtype = _shape(written["shape"]), int(written["rate"]), str(written["dtype"])
-        facts = Facts(shape, tuple(names), arrays, rate, dtype)
-        config, devices = unflatten(written["config"]), int(written["devices"])
-        return Description(config, facts, str(written["fingerprint"]), devices)
+        facts = Facts(
+            _shape(written["shape"]),
+            tuple(names),
+            arrays,
+            _count("rate", written["rate"]),
+            _dtype(written["dtype"]).name,
+        )
+        devices = _count("devices", written["devices"])
+        return Description(
+            unflatten(written["config"]), facts, str(written["fingerprint"]), devices
+        )
     except KeyError as error:
         raise ValueError(f"it has no {error}") from error
     except (TypeError, AttributeError, RecursionError) as error:
         raise ValueError(str(error)) from error
 
 
+def _spec(written: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(_shape(written["shape"]), _dtype(written["dtype"]))
+
+
+def _count(name: str, given: Any) -> int:
+    if not _is_whole(given) or not 0 <= given < 2**31:
+        raise ValueError(f"{name} must be a whole number from 0 to 2³¹ - 1, got {told(given)}")
+    return given
+
+
+def _dtype(given: Any) -> np.dtype:
+    """The dtype of a name, of real numbers or truth values."""
+    dtype = np.dtype(given) if isinstance(given, str) else np.dtype(object)
+    if not any(jax.numpy.issubdtype(dtype, kind) for kind in (np.integer, np.floating, np.bool_)):
+        raise ValueError(f"{told(given)} is no dtype of real numbers")
+    return dtype
+
+
 def _shape(given: Any) -> tuple[int, ...]:
-    is_whole = [isinstance(size, int) and not isinstance(size, bool) for size in given]
-    if not all(is_whole) or not all(0 < size < 2**31 for size in given):
-        raise ValueError(f"{given} is no shape")
-    return tuple(given)
+    sizes = given if isinstance(given, (tuple, list)) else (None,)
+    if not all(_is_whole(size) and size > 0 for size in sizes) or math.prod(sizes) > LARGEST:
+        raise ValueError(f"{told(given)} is no shape of at most 2²⁵ numbers")
+    return tuple(sizes)
+
+
+def _is_whole(given: Any) -> bool:
+    return isinstance(given, int) and not isinstance(given, bool)
 
 
 def describe(workdir: Path) -> Description:

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cfg_jax.recipe import slots, values
-from cfg_jax.recipe.signature import KIND, MISSING, Field, plain
+from cfg_jax.recipe.signature import KIND, MISSING, Field, plain, told
 from cfg_jax.recipe.slots import FACTS, SLOTS, Slot, imported, lookup, near, registered, slot_of
 
 
@@ -104,7 +104,7 @@ def _check_name(name: str, kind: Any, known: Mapping[str, Any], path: str) -> No
         where = f"{path}.{name}: " if path else ""
         held = registered(kind)
         title = held[0][1] if held else kind.__name__
-        raise ValueError(f"{where}{title} has no field {name!r}{near(name, known)}")
+        raise ValueError(f"{where}{title} has no field {told(name)}{near(name, known)}")
 
 
 def _default(field: Field, kind: Any) -> Any:
@@ -139,7 +139,7 @@ def _given(field: Field, value: Any, kind: Any) -> Any:
     if written is MISSING:
         raise ValueError(
             f"{kind.__name__}.{field.name}: a recipe holds numbers, text, tuples and nodes, "
-            f"got {value!r}"
+            f"got {told(value)}"
         )
     return written
 
@@ -170,9 +170,15 @@ def kind_of(node: Any, slot: Slot, path: str) -> Any:
     Raises:
       ValueError: It is no node, or the kind does not exist or fit.
     """
-    if not is_node(node):
-        names = " or ".join(f"node({name})" for name in list(slot.kinds)[:2])
-        raise ValueError(f"{path} must be {slot.what}, such as {names}; got {node!r}")
+    names = list(slot.kinds)[:2]
+    if not isinstance(node, Mapping | ConfigDict) or KIND not in node:
+        nodes = " or ".join(f"node({name})" for name in names)
+        raise ValueError(f"{path} must be {slot.what}, such as {nodes}; got {told(node)}")
+    if not isinstance(node[KIND], str):
+        raise ValueError(
+            f"{path}.{KIND} must name {slot.what}, such as {' or '.join(names)}; "
+            f"got {told(node[KIND])}"
+        )
     return slot.find(node[KIND], path)
 
 

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from cfg_jax.diffusion import checks
+
 MISSING = dataclasses.MISSING
 KIND = "kind"
 PLAIN = (bool, int, float, str, type(None))
@@ -149,6 +151,11 @@ def plain(value: Any) -> Any:
         is_plain = all(isinstance(n, str) and e is not MISSING for n, e in named.items())
         return named if is_plain else MISSING
     return MISSING
+
+
+def told(value: Any) -> str:
+    """A value in one short line, for messages."""
+    return checks.told(value.to_dict() if isinstance(value, ConfigDict) else value)
 
 
 def _is_dtype(value: Any) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cfg_jax.recipe import signature, values
-from cfg_jax.recipe.signature import MISSING, Field, is_nnx, makes
+from cfg_jax.recipe.signature import MISSING, Field, is_nnx, makes, told
 
 FACTS = ("inlets", "num_classes", "schedule", "train_steps", "shape", "class_names")
 """Fields that a recipe leaves open, as None, to be filled in once data and schedule are known."""
@@ -99,7 +99,7 @@ class Slot:
             kind = lookup(self.kinds, name)
             if kind is None:
                 raise ValueError(
-                    f"{path} must be {self._choice()}; got {name!r}{near(name, self.kinds)}"
+                    f"{path} must be {self._choice()}; got {told(name)}{near(name, self.kinds)}"
                 )
         return self.checked(kind, name, path)
 
@@ -290,13 +290,13 @@ def imported(name: str, path: str) -> Any:
     """
     module, _, inner = name.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), *inner.split("."))):
-        raise ValueError(f"{path} must be an import path module:Name, got {name!r}")
+        raise ValueError(f"{path} must be an import path module:Name, got {told(name)}")
     try:
         found = importlib.import_module(module)
     except Exception as error:  # whatever a module of the user's raises
-        told = " ".join(str(error).split())
+        said = " ".join(str(error).split())
         raise ValueError(
-            f"{path}: {module} cannot be imported: {type(error).__name__}: {told}"
+            f"{path}: {module} cannot be imported: {type(error).__name__}: {said}"
         ) from error
     for part in inner.split("."):
         if not hasattr(found, part):

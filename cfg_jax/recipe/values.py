@@ -10,7 +10,7 @@ from typing import Any, Literal, Union
 
 from ml_collections import ConfigDict
 
-from cfg_jax.recipe.signature import MISSING, Field, plain
+from cfg_jax.recipe.signature import MISSING, Field, plain, told
 
 _WORDS = {
     bool: "True or False",
@@ -137,7 +137,7 @@ def check(path: str, value: Any, hint: Any) -> Any:
       ValueError: It is not of the type.
     """
     if not fits(value, hint):
-        raise ValueError(f"{path} must be {words(hint)}, got {value!r}")
+        raise ValueError(f"{path} must be {words(hint)}, got {told(value)}")
     return converted(value, hint)
 
 

@@ -3,12 +3,15 @@
 import hashlib
 import platform
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from cfg_jax.runtime import files
 
 PROCESSORS = Path("/proc/cpuinfo")
+
+_CONFIG: Any = jax.config
 
 
 def keep() -> Path:
@@ -20,7 +23,7 @@ def keep() -> Path:
     Returns:
       The folder.
     """
-    chosen = jax.config.jax_compilation_cache_dir
+    chosen = _CONFIG.jax_compilation_cache_dir
     if chosen is None:
         chosen = str(files.cache() / "compiled" / _processor())
         jax.config.update("jax_compilation_cache_dir", chosen)

@@ -1,21 +1,25 @@
 """One process of several fails: it tells the others, and none waits for one that is gone.
 
-It tells them through JAX's coordination service, where a thread of every process listens. What all
+It tells them through JAX's coordination service, where a thread of every process listens. The
+service is the first process' own; where that is killed, `noticing` has the others notice. What all
 processes raise alike, because they agreed on it (`agreed`), ends each as if it were alone.
 """
 
 import atexit
 import contextlib
+import ctypes
+import functools
 import json
 import multiprocessing
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
+from jax._src import distributed
 from jax._src.distributed import global_state
 
 E = TypeVar("E", bound=BaseException)
@@ -34,6 +38,9 @@ HANGING = 12.0
 
 _ending: int | None = None
 """The exit code, once this process has failed."""
+
+_hint: Hint = str
+"""How to go on, if another process ends now."""
 
 
 def _client() -> Any:
@@ -87,18 +94,57 @@ def lose(error: Exception, hint: Hint) -> None:
 def leave(message: str, code: int = 1) -> None:
     """Says why, and ends this process at once: a tidy end would wait for one that is gone."""
     print(f"cfg_jax: {message}", file=sys.stderr, flush=True)
-    os._exit(code)
+    _exit(code)
 
 
 def end(code: int) -> None:
     """Ends this process at once, and what it started; one of several ends as `listen` has it."""
-    if jax.process_count() > 1:
-        return
-    for child in multiprocessing.active_children():
-        child.terminate()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    if jax.process_count() == 1:
+        _exit(code)
+
+
+@contextlib.contextmanager
+def hinting(hint: Hint) -> Iterator[None]:
+    """Says meanwhile how to go on, should the first process be gone."""
+    global _hint
+    before, _hint = _hint, hint
+    try:
+        yield
+    finally:
+        _hint = before
+
+
+@contextlib.contextmanager
+def noticing() -> Iterator[None]:
+    """Has the client of the coordination service that is made meanwhile notice the service's end.
+
+    JAX would end the process with a stack trace. It has a callback for that, which
+    `jax.distributed.initialize` does not hand on, and which jaxlib 0.10 cannot call: it raises a
+    C++ error in the attempt, in a thread where nothing catches it. So the handler of such errors is
+    the callback as well.
+    """
+    module, name = distributed._jax, "get_distributed_runtime_client"
+    make = getattr(module, name)
+    with contextlib.suppress(OSError, AttributeError):  # another library of C++ than Linux has
+        set_terminate = ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE
+        set_terminate.restype = ctypes.c_void_p
+        set_terminate(_terminate)
+        setattr(module, name, functools.partial(make, missed_heartbeat_callback=_abandoned))
+    try:
+        yield
+    finally:
+        setattr(module, name, make)
+
+
+def _abandoned(*_: Any) -> None:
+    """Ends this process, to which the coordination service does not answer any more."""
+    if _ending is None:
+        who = f"process {global_state.process_id} of {global_state.num_processes}"
+        _say(f"{who} lost the others: the first one is gone, or another does not answer", _hint())
+    _exit(1 if _ending is None else _ending)
+
+
+_terminate = ctypes.CFUNCTYPE(None)(_abandoned)
 
 
 def listen() -> None:
@@ -138,8 +184,6 @@ def _end(thread: threading.Thread) -> None:
 
 def _part(code: int) -> None:
     """Ends this process; the first one after the others, which it answers."""
-    sys.stdout.flush()
-    sys.stderr.flush()
     with contextlib.suppress(Exception):
         client, until = _client(), time.monotonic() + LINGER
         client.key_value_set(f"{GONE}/{jax.process_index()}", "gone")
@@ -148,6 +192,16 @@ def _part(code: int) -> None:
                 left = max(until - time.monotonic(), 0.1)
                 client.blocking_key_value_get(f"{GONE}/{other}", int(1000 * left))
             time.sleep(0.5)  # they are to have their answers
+    _exit(code)
+
+
+def _exit(code: int) -> None:
+    """Ends this process at once, and what it started."""
+    for child in multiprocessing.active_children():
+        child.kill()  # it may be stopped, or waiting for storage
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 

@@ -6,9 +6,10 @@ import lzma
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -51,13 +52,19 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+def check_regular(path: str | Path) -> None:
+    """Raises ValueError where a path is no regular file: a pipe keeps its reader waiting."""
+    if not Path(path).is_file():
+        raise ValueError(f"{path} is no file")
+
+
 def read_arrays(
     path: str | Path, names: Iterable[str], *, needed: Iterable[str] = ()
 ) -> dict[str, np.ndarray]:
     """Arrays of an .npz file by their names; nothing in it is executed.
 
     Args:
-      path: The file.
+      path: The file; "~" is the home directory.
       names: Those that are read, if it holds them.
       needed: Those that it must hold.
 
@@ -65,8 +72,10 @@ def read_arrays(
       ValueError: The file cannot be read, or lacks one that is needed.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if name in set(names)}
+        file = Path(path).expanduser()
+        check_regular(file)
+        with np.load(file, allow_pickle=False) as held:
+            arrays = {name: held[name] for name in held.files if name in set(names)}
         if any(isinstance(array, bytes) for array in arrays.values()):
             raise ValueError("a member is no array")
     except DAMAGED_NPZ:
@@ -75,6 +84,19 @@ def read_arrays(
         if name not in arrays:
             raise ValueError(f"{path} holds no {name}")
     return arrays
+
+
+def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, as the `object_pairs_hook` of `json.loads`.
+
+    Raises:
+      ValueError: One name stands there twice.
+    """
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        ((twin, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{twin!r} stands there twice")
+    return named
 
 
 def checksum(path: Path) -> str:

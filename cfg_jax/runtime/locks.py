@@ -44,7 +44,7 @@ def alone(directory: Path) -> Iterator[None]:
 def _take(directory: Path, stack: contextlib.ExitStack) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = stack.enter_context((directory / NAME).open("a+b"))
+        file = stack.enter_context((directory / NAME).open("a+b", buffering=0))
     except OSError as error:
         raise ValueError(f"{directory} cannot be written: {error.strerror}") from None
     try:
@@ -61,4 +61,3 @@ def _take(directory: Path, stack: contextlib.ExitStack) -> None:
     with contextlib.suppress(OSError):  # only says who; a full disk shows where it matters
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        file.flush()

@@ -67,13 +67,14 @@ def start(
     watch.daemon = True
     watch.start()
     try:
-        jax.distributed.initialize(
-            coordinator_address=coordinator,
-            num_processes=processes,
-            process_id=process,
-            initialization_timeout=timeout + 60,
-            heartbeat_timeout_seconds=HEARTBEAT,
-        )
+        with failures.noticing():
+            jax.distributed.initialize(
+                coordinator_address=coordinator,
+                num_processes=processes,
+                process_id=process,
+                initialization_timeout=timeout + 60,
+                heartbeat_timeout_seconds=HEARTBEAT,
+            )
         failures.listen()
     except (RuntimeError, ValueError) as error:
         raise ValueError(
@@ -198,6 +199,12 @@ def preempted(step: int) -> bool:
     return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
 
 
+def _lost(error: Exception) -> bool:
+    """Whether another process is gone, as JAX says it; for lack of memory it has the same words."""
+    said = re.match("(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|DEADLINE_EXCEEDED)", str(error))
+    return bool(said) and "Out of memory" not in str(error)
+
+
 @contextlib.contextmanager
 def together(hint: Callable[[], str] = lambda: "") -> Iterator[None]:
     """Ends all processes where one ends by an error of its own, or is interrupted, or gone.
@@ -208,13 +215,13 @@ def together(hint: Callable[[], str] = lambda: "") -> Iterator[None]:
     Args:
       hint: Says from where the processes would go on.
     """
-    try:
-        yield
-    except BaseException as error:
-        cause = failures.cause(error)
-        if jax.process_count() > 1 and cause is not None:
-            lost = re.match("(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|DEADLINE_EXCEEDED)", str(cause))
-            if lost and isinstance(cause, Exception):
-                failures.lose(cause, hint)
-            failures.tell(error, cause, hint)
-        raise
+    with failures.hinting(hint):
+        try:
+            yield
+        except BaseException as error:
+            cause = failures.cause(error)
+            if jax.process_count() > 1 and cause is not None:
+                if isinstance(cause, Exception) and _lost(cause):
+                    failures.lose(cause, hint)
+                failures.tell(error, cause, hint)
+            raise

@@ -8,23 +8,28 @@ With several processes all call the same methods in the same order, on a file sy
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import re
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.sharding import SingleDeviceSharding
 
+from cfg_jax.diffusion.precision import enable_x64
 from cfg_jax.runtime import manifest, processes
 from cfg_jax.runtime.manifest import Manifest
+
+T = TypeVar("T")
 
 Named = dict[str, Any]
 """Arrays by their paths in a tree."""
@@ -49,6 +54,7 @@ class Store:
 
     def __init__(self) -> None:
         logging.set_verbosity(logging.FATAL)  # Orbax logs every file, and whatever it raises
+        _hush()
         self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
 
     def close(self) -> None:
@@ -121,8 +127,15 @@ class Store:
                 restore_args=ocp.checkpoint_utils.construct_restore_args(shapes),
                 partial_restore=True,
             )
+        composite = ocp.args.Composite(**arguments)
+        wide = jax.dtypes.canonicalize_dtype("float64") == "float64"  # a thread has its own setting
+
+        def restore() -> Any:
+            with enable_x64(wide):
+                return self._orbax.restore(path, args=composite)
+
         try:
-            restored = self._orbax.restore(path, args=ocp.args.Composite(**arguments))
+            restored = _apart(restore).result()
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise  # says nothing of the folder
         except Exception as error:  # Orbax raises a bare one for missing data
@@ -176,20 +189,36 @@ def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
 
-def _apart(action: Callable[[], object]) -> Future[None]:
-    """Acts in a thread that no exit waits for, nor for the threads that it starts.
+@functools.cache
+def _hush() -> None:
+    """Has Python not tell of writes that end after one that failed: Orbax does not wait for them.
 
-    Where Orbax cannot make a folder, some of its threads wait for that folder for 20 minutes.
+    Each would be a traceback about an event loop that is closed; `write` has said what failed.
     """
-    done: Future[None] = Future()
+    tell = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            tell(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _apart(action: Callable[[], T]) -> Future[T]:
+    """Acts in a thread, where no signal arrives, and for which no exit waits.
+
+    Nor does one wait for the threads that it starts: where Orbax cannot make a folder, some wait
+    for that folder for 20 minutes. And Orbax makes an error like any other of Ctrl-C.
+    """
+    done: Future[T] = Future()
 
     def act() -> None:
         try:
-            action()
+            result = action()
         except BaseException as error:
             done.set_exception(error)
         else:
-            done.set_result(None)
+            done.set_result(result)
 
     threading.Thread(target=act, daemon=True, name="checkpoint").start()
     return done

@@ -3,17 +3,16 @@
 import dataclasses
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
 from cfg_jax.diffusion import checks, process
 from cfg_jax.diffusion.denoiser import learned_v, read
 from cfg_jax.diffusion.logsnr import alpha, expand, floating, one_minus_exp, root, sigma
-from cfg_jax.sampling.solver import fresh
+from cfg_jax.sampling.solver import check_knob, fresh, register
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ancestral:
     """Ancestral sampling: z_λ' ~ N(μ̃_{λ'|λ}(z_λ, x̂), (σ̃²_{λ'|λ})^(1-v) (σ²_{λ|λ'})^v I).
@@ -28,8 +27,8 @@ class Ancestral:
       shift: A callable pytree `(z, logsnr, cond) -> direction` of z's shape, or None.
 
     Raises:
-      ValueError: v is a plain number outside [0, 1]. When sampled: it is None, and the denoiser
-        learned none.
+      ValueError: v is outside [0, 1], or shift is no callable. When sampled: v is None, and the
+        denoiser learned none.
 
     >>> from cfg_jax import solvers
     >>> solvers.Ancestral(v=0.3)
@@ -39,10 +38,16 @@ class Ancestral:
     reads_eps: ClassVar[bool] = False
 
     v: ArrayLike | None = 0.3
-    shift: Any = dataclasses.field(default=None, repr=False)
+    shift: Any = dataclasses.field(default=None, repr=False, metadata={"recipe": False})
 
     def __post_init__(self):
-        checks.within("v", self.v, 0.0, 1.0)
+        if self.v is not None:
+            check_knob("v", self.v, 0.0, 1.0)
+        if self.shift is not None and not callable(self.shift):
+            raise ValueError(
+                "shift must be None or a callable (z, logsnr, cond) -> direction, "
+                f"got {checks.told(self.shift)}"
+            )
 
     def init(self, z):
         """Nothing to remember."""
@@ -67,7 +72,7 @@ class Ancestral:
         return steps
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DDIM:
     """Denoising diffusion implicit models: z_λ' = α' x̂ + sqrt(σ'² - s²) ε̂ + s · noise.
@@ -79,7 +84,7 @@ class DDIM:
       eta: η, in [0, 1].
 
     Raises:
-      ValueError: eta is a plain number outside [0, 1].
+      ValueError: eta is outside [0, 1].
     """
 
     reads_eps: ClassVar[bool] = True
@@ -87,7 +92,7 @@ class DDIM:
     eta: ArrayLike = 0.0
 
     def __post_init__(self):
-        checks.within("eta", self.eta, 0.0, 1.0)
+        check_knob("eta", self.eta, 0.0, 1.0)
 
     def init(self, z):
         """Nothing to remember."""

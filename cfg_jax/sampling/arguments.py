@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jax.sharding import Mesh
+from jaxtyping import Array, Int
 
 from cfg_jax.diffusion import checks, condition
 from cfg_jax.diffusion.condition import Condition
@@ -49,18 +50,58 @@ def random_key(key: Any) -> jax.Array:
         or (key.dtype == jnp.uint32 and key.ndim == 1)
     ):
         return key
-    raise TypeError(f"key must be a JAX random key, such as jax.random.key(0), got {key!r}")
+    raise TypeError(
+        f"key must be a JAX random key, such as jax.random.key(0), got {checks.told(key)}"
+    )
 
 
-def callable_denoiser(denoiser: Any) -> Any:
-    """A denoiser, if it can be called at all.
+def function(what: str, value: Any, form: str = "(z, logsnr, cond) -> eps") -> Any:
+    """A function of a form, if it can be called at all.
 
     Raises:
       TypeError: It cannot.
     """
-    if isinstance(denoiser, type) or not callable(denoiser):
-        raise TypeError(f"denoiser must be a callable (z, logsnr, cond) -> eps, got {denoiser!r}")
-    return denoiser
+    if isinstance(value, type) or not callable(value):
+        raise TypeError(f"{what} must be a callable {form}, got {checks.told(value)}")
+    return value
+
+
+def named(what: str, value: Any) -> dict[str, Any]:
+    """Entries of a condition by their names; None is none of them.
+
+    Raises:
+      TypeError: It is no dictionary.
+    """
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(
+            f"{what} must be a dictionary of a condition's entries, got {checks.told(value)}"
+        )
+    return dict(value or {})
+
+
+def automatic(mesh: Any) -> Mesh:
+    """A mesh with its axes Auto, which shard_map makes its own of.
+
+    Raises:
+      TypeError: It is no mesh.
+    """
+    if not isinstance(mesh, Mesh):
+        raise TypeError(
+            'mesh must be a mesh of devices, such as jax.make_mesh((8,), ("batch",)), '
+            f"got {checks.told(mesh)}"
+        )
+    return Mesh(mesh.devices, mesh.axis_names)
+
+
+def numbers(offset: Any, count: int) -> Int[Array, " batch"]:
+    """The numbers of so many examples, the first of them plain or traced.
+
+    Raises:
+      ValueError: The first is no whole number, or the last does not fit into int32.
+    """
+    if not isinstance(offset, jax.core.Tracer):
+        offset = checks.whole("offset", offset, 0, 2**31 - max(count, 1))
+    return offset + jnp.arange(count)
 
 
 def conditions(cond: Condition) -> Condition:
@@ -71,20 +112,22 @@ def conditions(cond: Condition) -> Condition:
     """
     try:
         return jax.tree.map(jnp.asarray, cond)
-    except TypeError as error:
-        raise TypeError(f"cond must be a pytree of (batch, ...) arrays, got {cond!r}") from error
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"cond must be a pytree of (batch, ...) arrays, got {checks.told(cond)}"
+        ) from error
 
 
-def example_shape(shape: Any) -> tuple[int, ...]:
-    """One example's shape.
+def example_shape(shape: Any, what: str = "shape", such: str = "(32, 32, 3)") -> tuple[int, ...]:
+    """One example's shape, or its sides.
 
     Raises:
       TypeError: It is no sequence.
       ValueError: An entry is no whole number of at least 1.
     """
     if not isinstance(shape, (tuple, list)):
-        raise TypeError(f"shape must be one example's shape, such as (32, 32, 3), got {shape!r}")
-    return tuple(checks.whole("shape's entries", entry, 1) for entry in shape)
+        raise TypeError(f"{what} must be one example's, such as {such}, got {checks.told(shape)}")
+    return tuple(checks.whole(f"{what}'s entries", entry, 1) for entry in shape)
 
 
 def start(z: Any, count: int, shape: tuple[int, ...]) -> Array | None:

@@ -17,7 +17,7 @@ from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.denoiser import read
 from cfg_jax.diffusion.logsnr import alpha, expand, floating, root, sigma
 from cfg_jax.diffusion.prediction import Estimate
-from cfg_jax.sampling.solver import LONGEST, Noise, fresh
+from cfg_jax.sampling.solver import LONGEST, Noise, check_knob, fresh, register
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,12 +29,12 @@ class _Churned:
         default, the method is deterministic and draws no noise. What noise adds grows like √γ,
         which has no derivative at 0: there the derivative by γ is that of all else.
       noise_scale: S_noise, the fresh noise's standard deviation, in [0, 2].
-      s_min: S_tmin: no churn at s below it.
-      s_max: S_tmax: no churn at s above it. The denoiser is asked at ŝ: keep s_max below the
-        noisiest level it was trained at, divided by 1 + γ.
+      s_min: S_tmin: no churn at s below it; at least 0.
+      s_max: S_tmax: no churn at s above it; at least s_min, ∞ for no limit. The denoiser is asked
+        at ŝ: keep s_max below the noisiest level it was trained at, divided by 1 + γ.
 
     Raises:
-      ValueError: gamma or noise_scale is a plain number out of its range.
+      ValueError: A knob is out of its range.
     """
 
     reads_eps: ClassVar[bool] = True
@@ -45,8 +45,11 @@ class _Churned:
     s_max: ArrayLike = math.inf
 
     def __post_init__(self):
-        checks.within("gamma", self.gamma, 0.0, math.sqrt(2.0) - 1.0)
-        checks.within("noise_scale", self.noise_scale, 0.0, 2.0)
+        check_knob("gamma", self.gamma, 0.0, math.sqrt(2.0) - 1.0)
+        check_knob("noise_scale", self.noise_scale, 0.0, 2.0)
+        for name in ("s_min", "s_max"):
+            check_knob(name, getattr(self, name), 0.0, math.inf)
+        checks.ordered("s_min", self.s_min, "s_max", self.s_max)
 
     def init(self, z):
         """Nothing to remember."""
@@ -66,7 +69,7 @@ class _Churned:
         return kept * z + drawn, raised
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Euler(_Churned):
     """Euler's method, y' = ŷ + (s' - ŝ) ε̂(ŷ): without churn, deterministic DDIM.
@@ -94,7 +97,7 @@ class Euler(_Churned):
         return steps
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Heun(_Churned):
     """Heun's method, y' = ŷ + (s' - ŝ) (ε̂(ŷ) + ε̂(y'_Euler)) / 2, of order 2.

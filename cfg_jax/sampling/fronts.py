@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from cfg_jax.diffusion import checks, condition
+from cfg_jax.diffusion import condition
 from cfg_jax.diffusion.condition import Condition, PerExample
 from cfg_jax.diffusion.denoiser import Denoiser
 from cfg_jax.diffusion.logsnr import floating
@@ -127,7 +127,7 @@ def sharded_sample(denoiser, key, cond=None, *, mesh, **settings) -> Float[Array
       x of (batch, *shape), a global array split along the batch where the mesh divides it.
     """
     job, count = _bound(denoiser, key, cond, settings)
-    mesh = Mesh(mesh.devices, mesh.axis_names)  # its axes Auto, which shard_map makes its own of
+    mesh = arguments.automatic(mesh)
     whole = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     if count % mesh.size:
@@ -237,7 +237,7 @@ class _Program:
 
 def _job(denoiser, key, cond, shape, schedule, solver, grid, steps, z, batch, offset) -> _Job:
     """Checks the arguments of a front and sorts them by how they travel."""
-    denoiser, key = arguments.callable_denoiser(denoiser), arguments.random_key(key)
+    denoiser, key = arguments.function("denoiser", denoiser), arguments.random_key(key)
     cond, shape = arguments.conditions(cond), arguments.example_shape(shape)
     count = arguments.count(cond, z, batch)
     z = arguments.start(z, count, shape)
@@ -258,7 +258,7 @@ def _job(denoiser, key, cond, shape, schedule, solver, grid, steps, z, batch, of
         )
     traced, static = (None, levels) if isinstance(levels, tuple) else (levels, None)
     each = traced is not None and traced.ndim == 2
-    index = _numbers(offset) + jnp.arange(count)
+    index = arguments.numbers(offset, count)
     return _Job(
         _Shared(leaves, None if each else traced),
         _Batched(index, cond, z, per_example, traced if each else None),
@@ -273,13 +273,6 @@ def _bound(denoiser, key, cond, settings: dict[str, Any]) -> tuple[_Job, int]:
     bound.apply_defaults()
     job = _job(**bound.arguments)
     return job, len(job.batched.index)
-
-
-def _numbers(offset: Any) -> Any:
-    """The first example's number, a plain one or traced."""
-    if isinstance(offset, jax.core.Tracer):
-        return offset
-    return checks.whole("offset", offset, 0)
 
 
 class _Place(enum.Enum):

@@ -84,8 +84,7 @@ class Karras:
 
     def __post_init__(self):
         _check_range(self)
-        if not 0.0 < self.rho < math.inf:
-            raise ValueError(f"rho must be positive, got {self.rho}")
+        checks.number("rho", self.rho, 0.0, ends="()")
 
     def __call__(self, schedule: Schedule, steps: int) -> np.ndarray:
         """Returns `steps` levels within the schedule's range (the first alone if 1), and ∞."""
@@ -139,13 +138,11 @@ class Secant:
     start: float = -10.2
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            checks.finite(field.name, getattr(self, field.name))
-        if self.width <= 0.0 or self.spread < 0.0 or self.growth < 0.0:
-            raise ValueError(
-                "width must be positive, spread and growth not negative, "
-                f"got width={self.width}, spread={self.spread} and growth={self.growth}"
-            )
+        for name in ("centre", "end", "start"):
+            checks.number(name, getattr(self, name))
+        checks.number("width", self.width, 0.0, ends="()")
+        for name in ("spread", "growth"):
+            checks.number(name, getattr(self, name), 0.0)
 
     def __call__(self, schedule: Schedule, steps: int) -> np.ndarray:
         """Returns `steps` levels within the schedule's range, and ∞."""

@@ -7,7 +7,6 @@ few, at the start, the polynomial is of lower degree; the last step, to Î»' = âˆ
 import dataclasses
 from typing import ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
@@ -15,7 +14,7 @@ from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.denoiser import read
 from cfg_jax.diffusion.logsnr import alpha, expand, floating, log_sigma, root, sigma
 from cfg_jax.sampling.exponential import integral, moments
-from cfg_jax.sampling.solver import LONGEST, fresh
+from cfg_jax.sampling.solver import LONGEST, check_knob, fresh, register
 
 _AHEAD = 3.0
 """How many times as long as the last step a step may be that extrapolates earlier estimates."""
@@ -51,7 +50,7 @@ class History(NamedTuple):
         )
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DPMSolverPP:
     """DPM-Solver++, multistep: "2M" is order 2, "3M" order 3; order 1 is deterministic DDIM.
@@ -72,7 +71,7 @@ class DPMSolverPP:
         reversed.
 
     Raises:
-      ValueError: order is none of 1, 2, 3, or eta is a plain number outside [0, 1].
+      ValueError: order is none of 1, 2, 3, or eta is outside [0, 1].
 
     >>> import jax
     >>> from cfg_jax import solvers
@@ -86,8 +85,8 @@ class DPMSolverPP:
     eta: ArrayLike = 0.0
 
     def __post_init__(self):
-        _check_order(self.order)
-        checks.within("eta", self.eta, 0.0, 1.0)
+        checks.whole("order", self.order, 1, 3)
+        check_knob("eta", self.eta, 0.0, 1.0)
 
     def init(self, z):
         """As many estimates as the order needs."""
@@ -122,7 +121,7 @@ class Corrigible(NamedTuple):
     z: Float[Array, "..."]
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UniPC:
     """The unified predictor-corrector, in the form that predicts the data.
@@ -143,7 +142,7 @@ class UniPC:
       corrector: Whether to correct; without, it is UniP-p. Static.
 
     Raises:
-      ValueError: order is none of 1, 2, 3.
+      ValueError: order is none of 1, 2, 3, or corrector is no truth value.
 
     >>> from cfg_jax import solvers
     >>> solvers.UniPC(order=3).calls(10)
@@ -156,7 +155,8 @@ class UniPC:
     corrector: bool = dataclasses.field(default=True, metadata={"static": True})
 
     def __post_init__(self):
-        _check_order(self.order)
+        checks.whole("order", self.order, 1, 3)
+        checks.truth("corrector", self.corrector)
 
     def init(self, z):
         """As many estimates as the order needs, and z."""
@@ -195,11 +195,6 @@ class UniPC:
         integrated = integral(m, nodes, list(history.x), _known(history, logsnr_next))
         kept, signal = _ratio(logsnr, logsnr_next), alpha(logsnr_next)
         return expand(kept, z) * z + expand(signal, z) * integrated
-
-
-def _check_order(order: int) -> None:
-    if isinstance(order, bool) or order not in (1, 2, 3):
-        raise ValueError(f"order must be 1, 2 or 3, got {order}")
 
 
 def _mean_decay(t: Float[Array, "..."]) -> Float[Array, "..."]:

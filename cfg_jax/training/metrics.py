@@ -33,7 +33,7 @@ class MetricsWriter:
         self.dropped = [row for row in rows if row["step"] > step]
         with atomic(path) as file:
             file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
-        self._file = path.open("a")
+        self._file = path.open("ab", buffering=0)  # closing it has nothing left to write
         self._events = _events(workdir, step) if tensorboard else None
 
     def __enter__(self) -> "MetricsWriter":
@@ -45,9 +45,18 @@ class MetricsWriter:
             self._events.close()
 
     def write(self, step: int, **values: Any) -> None:
-        """Writes one row; lists and dictionaries become one TensorBoard series a number."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        """Writes one row; lists and dictionaries become one TensorBoard series a number.
+
+        Raises:
+          OSError: It cannot be written, as on a full disk; `filename` is the path.
+        """
+        left = f"{json.dumps({'step': step, **values})}\n".encode()
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            error.filename = str(self._file.name)
+            raise
         if self._events:
             for series, number in _series(values):
                 self._events.add_scalar(series, number, step)

@@ -38,6 +38,7 @@ from tqdm import tqdm
 
 import cfg_jax
 from cfg_jax import denoiser, grids, guidance, mixtures, sample, schedules, solvers
+from cfg_jax.diffusion.precision import enable_x64
 
 try:
     import diffusers
@@ -235,7 +236,7 @@ def main() -> None:
         settings |= {"data": run.config.data.kind, "training_steps": run.step}
         settings["unclipped"] = arguments.unclipped
     make = of_mixtures if arguments.workdir is None else of_network
-    with jax.enable_x64(True):
+    with enable_x64(True):
         cells = compare(
             functools.partial(make, seed=arguments.seed, samples=arguments.samples, **made)
         )

@@ -1,6 +1,16 @@
 """The commands' common ground: help, and mistakes answered in one line."""
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from launch import PYTHONPATH
 
 from cfg_jax import cli
 
@@ -54,3 +64,46 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("cfg_jax.cli.train.run", broken)
     with pytest.raises(ValueError, match="Expecting property name"):
         cli.main(["train"])
+
+
+def hungry():
+    """Asks JAX for more memory than any machine has."""
+    jnp.zeros((2**46,), jnp.uint8).block_until_ready()
+
+
+@pytest.mark.parametrize(
+    ("failing", "said"),
+    [
+        (lambda: np.empty((2**24, 2**24)), r"there is not enough memory \(Unable to allocate .*\)"),
+        (hungry, r"there is not enough memory \(Out of memory .*\)"),
+        (lambda: bytearray(2**62), "there is not enough memory"),
+        (lambda: Path("/dev/full").write_text("x"), "No space left on device"),
+    ],
+)
+def test_where_the_machine_ends_is_told_in_one_line(refused, monkeypatch, failing, said):
+    monkeypatch.setattr("cfg_jax.cli.train.run", lambda _: failing())
+    assert re.fullmatch(f"cfg_jax train: {said}", refused("train"))
+
+
+def test_any_other_error_of_jax_keeps_its_traceback(monkeypatch):
+    def broken(_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+    monkeypatch.setattr("cfg_jax.cli.train.run", broken)
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        cli.main(["train"])
+
+
+@pytest.mark.parametrize("argv", [("--help",), ("score", "--help")])
+def test_a_full_disk_behind_standard_output_is_told_in_one_line(argv):
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "cfg_jax", *argv],
+            env={**os.environ, "PYTHONPATH": PYTHONPATH},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ran.returncode == 2
+    assert ran.stderr == f"cfg_jax {argv[0]}: standard output: No space left on device\n"

@@ -60,6 +60,7 @@ def test_a_folder_without_class_folders_has_no_labels_to_learn(refused, tmp_path
     )
 
 
+@pytest.mark.slow
 def test_cifar_from_a_zip_trains_goes_on_and_samples(command, tmp_path):
     if not CIFAR.exists():
         pytest.skip("needs a zip of CIFAR-10's test images beside the repository, in shared/data")

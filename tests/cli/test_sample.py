@@ -1,5 +1,6 @@
 """The command `sample`: pictures, arrays, going on, and what it refuses."""
 
+import shutil
 import time
 
 import jax
@@ -167,6 +168,7 @@ def test_a_picture_has_a_row_a_label(command, trained, tmp_path):
     assert picture.size[1] / picture.size[0] == pytest.approx(10 / 4, rel=0.02)
 
 
+@pytest.mark.slow
 def test_several_processes_share_the_images_out(command, trained, tmp_path):
     """One of them is killed; all of them, started again, end with what one process makes."""
     flags = ("--labels", "0-3", "--per-label", 6, "--batch", 4, "--steps", 3)
@@ -196,6 +198,38 @@ def test_two_processes_with_different_flags_refuse_to_start(trained, tmp_path):
     for err in told:
         assert "different settings: that of process 1 differs from process 0's in seed" in err
     assert not list(tmp_path.iterdir())
+
+
+def test_what_another_network_of_the_same_path_left_is_not_gone_on_with(
+    command, refused, trained, tmp_path, monkeypatch
+):
+    """Its settings tell; where they are lost, the part itself does, and is made again."""
+    from cfg_jax.runtime import bulk
+
+    def stopped(count, batch):
+        yield 0, batch, np.arange(batch)
+        raise KeyboardInterrupt
+
+    workdir, out, parts = (tmp_path / name for name in ("run", "x.npz", "x.npz.parts"))
+    shutil.copytree(trained, workdir)
+    argv = sample(workdir, out, "--labels", "0-1", "--per-label", 8, "--batch", 8)
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk, "full_batches", stopped)
+        assert command(*argv)[0] == 130
+    held = (parts / "0.npy").read_bytes()
+    shutil.rmtree(workdir)
+    again = tiny()
+    again.train.seed = 1
+    train(again, workdir)
+    assert "x.npz.parts holds part of another job (model: " in refused(*argv)
+    assert (parts / "0.npy").read_bytes() == held
+    (parts / "settings.json").write_text("")
+    code, printed, err = command(*argv)
+    assert code == 0, err
+    assert "0.npy is damaged, and made again" in printed
+    want = cfg_jax.load(workdir).sample(jax.random.key(0), np.repeat([0, 1], 8))
+    with np.load(out) as arrays:
+        assert np.abs(arrays["arr_0"].astype(int) - to_uint8(want)).max() <= 1
 
 
 def test_interrupted_it_goes_on(command, trained, tmp_path, monkeypatch):
@@ -251,7 +285,10 @@ def test_interrupted_it_goes_on(command, trained, tmp_path, monkeypatch):
             "one of Ancestral, DDIM, Euler, Heun, DPMSolverPP, UniPC, or an import",
         ),
         (["--grid", "fine"], "one of UniformU, UniformLogSNR, Karras, Secant, or an import"),
-        (["--solver", "unipc", "--solver.order", "5"], "order must be 1, 2 or 3, got 5"),
+        (
+            ["--solver", "unipc", "--solver.order", "5"],
+            "order must be a whole number from 1 to 3, got 5",
+        ),
         (["--solver", "ancestral", "--solver.v", "2"], "v must lie in [0, 1]"),
         (["--solver", "unipc", "--solver.v", "0.2"], "no config field 'sample.solver.v'"),
         (["--solver.v", "0.2"], "config.sample.solver is None; name a solver first"),

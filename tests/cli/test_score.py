@@ -2,11 +2,15 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from fake_inception import fake_inception
+from PIL import Image
 
-from cfg_jax import evaluation
+import cfg_jax
+from cfg_jax import evaluation, recipe
+from cfg_jax.data.samples import to_uint8
 from cfg_jax.evaluation import inception
 from cfg_jax.runtime.files import checksum
 
@@ -105,6 +109,75 @@ def test_two_files_of_statistics_need_no_network(command, files, monkeypatch):
     assert report["settings"]["weights_sha256"] is None
 
 
+@pytest.fixture
+def pictures(files):
+    """The reference's images as a folder, and as a file of the project's own."""
+    (files[0] / "real").mkdir()
+    for number, image in enumerate(REAL):
+        Image.fromarray(image).save(files[0] / "real" / f"{number:03}.png")
+    np.savez("own.npz", x=REAL, label=np.arange(40) % 4)
+    np.savez("named.npz", image=FAKE)
+    return files
+
+
+@pytest.mark.parametrize("flags", [("own.npz", "samples.npz"), ("real", "named.npz")])
+def test_a_folder_and_a_file_of_the_projects_own_are_scored_alike(command, pictures, flags):
+    """As files of arr_0 are: the same scores."""
+    reference, samples = flags
+    asked = ("score", *FLAGS[2:], "--samples", samples, "--reference", reference)
+    code, _, err = command(*asked, "--out", "a.json")
+    assert code == 0, err
+    code, _, err = command("score", *FLAGS, "--reference", "images.npz", "--out", "b.json")
+    assert code == 0, err
+    ours, theirs = (json.loads((pictures[0] / name).read_text()) for name in ("a.json", "b.json"))
+    assert ours["scores"] == pytest.approx(theirs["scores"], rel=1e-9)
+    assert ours["settings"]["reference"] == reference
+
+
+def test_a_folder_is_scored_beside_itself(command, pictures, monkeypatch):
+    place, _ = pictures
+    ask = ("score", "--weights", place / "weights.pth", "--metrics", "is", "--samples")
+    code, _, err = command(*ask, "real")
+    assert code == 0, err
+    first = json.loads((place / "real.scores.json").read_text())["scores"]
+    (place / "real.scores.json").unlink()
+    monkeypatch.chdir(place / "real")
+    code, _, err = command(*ask, ".")
+    assert code == 0, err
+    assert json.loads((place / "real.scores.json").read_text())["scores"] == first
+
+
+def test_a_run_is_scored_by_its_samples_against_what_it_was_trained_on(command, files, trained):
+    """As its samples and its data, written to files, are."""
+    run = cfg_jax.load(trained)
+    labels = np.resize(np.arange(10), 12)
+    drawn = run.sample(jax.random.key(3), label=labels, w=1.0)
+    np.savez("drawn.npz", to_uint8(drawn), labels)
+    real = recipe.make(run.config.data, "data").open("train").source
+    np.savez("data.npz", arr_0=np.stack([real[i]["x"] for i in range(len(real))]))
+    ask = ("score", *FLAGS[2:], "--metrics", "fid,sfid,is")
+    model = ("--samples", trained, "--count", 12, "--seed", 3, "--w", 1.0, "--batch", 8)
+    code, _, err = command(*ask, *model, "--reference", trained, "--out", "a.json")
+    assert code == 0, err
+    stored = ("--samples", "drawn.npz", "--reference", "data.npz", "--batch", 8)
+    code, _, err = command(*ask, *stored, "--out", "b.json")
+    assert code == 0, err
+    ours, theirs = (json.loads((files[0] / name).read_text()) for name in ("a.json", "b.json"))
+    assert ours["scores"] == pytest.approx(theirs["scores"], rel=0.02)
+    assert ours["settings"]["drawn"] == {"count": 12, "seed": 3, "w": 1.0}
+    assert ours["settings"]["sample_images"] == 12
+    assert theirs["settings"]["drawn"] is None
+
+
+def test_what_a_model_cannot_draw_is_refused(refused, files, trained, noisy):
+    ask = ("score", *FLAGS[2:], "--metrics", "is", "--samples")
+    assert "--count belongs to samples of a model" in refused(*ask, "samples.npz", "--count", 3)
+    assert "--count must lie in [2, 1000000], got 1" in refused(*ask, trained, "--count", 1)
+    assert "--seed must lie in" in refused(*ask, trained, "--seed", -1)
+    assert "--w must lie in [-1e+06, 1e+06], got nan" in refused(*ask, trained, "--w", "nan")
+    assert "holds a noisy classifier" in refused(*ask, noisy)
+
+
 def test_without_weights_they_are_fetched_into_the_cache(command, files, monkeypatch):
     def fetch(folder):
         assert str(folder) == "home/cfg_jax"
@@ -132,6 +205,8 @@ def test_without_weights_they_are_fetched_into_the_cache(command, files, monkeyp
         ((*FLAGS, "--reference", "small.npz"), "bring both to one size"),
         (("--samples", "floats.npz"), "arr_0 holds float64; images are uint8"),
         (("--samples", "statistics.npz"), "no score can be computed: there is no reference"),
+        (("--samples", "complex.npz"), "mu holds complex128; statistics are real numbers"),
+        (("--samples", "statistics.npz", "--reference", "negative.npz"), "none below 0"),
         ((*FLAGS, "--batch", "0"), "--batch must be at least 1"),
         (("--samples", "one.npz", *FLAGS[2:], "--reference", "images.npz"), "at least 2 samples"),
     ],
@@ -140,6 +215,8 @@ def test_mistakes_are_refused_in_one_line(refused, files, flags, message):
     np.savez("small.npz", REAL[:, :4])
     np.savez("floats.npz", REAL / 255.0)
     np.savez("one.npz", REAL[:1])
+    np.savez("complex.npz", mu=MU + 1j, sigma=SIGMA)
+    np.savez("negative.npz", mu=MU, sigma=-SIGMA)
     assert message in refused("score", *flags)
 
 

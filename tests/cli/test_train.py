@@ -1,14 +1,21 @@
 """The command `train`: stopping on Ctrl-C, looking into a step again, and what it refuses."""
 
+import json
 import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 from launch import train, wait_for_row
+from PIL import Image
 from recipes import write
 
+import cfg_jax
 from cfg_jax.runtime import locks
+
+STEPS = "--config.train.steps"
+FEW = ("--config.train.log_every=1", "--config.train.checkpoint_every=1")
 
 
 @pytest.fixture
@@ -124,3 +131,38 @@ def test_ctrl_c_while_the_first_step_compiles_ends_in_order(config, tmp_path, af
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_pictures_added_between_two_starts_are_told_of(command, refused, config, tmp_path):
+    """The run goes on, and says so; a new class is another network."""
+    rng, pictures, workdir = np.random.default_rng(0), tmp_path / "pictures", tmp_path / "run"
+
+    def add(name):
+        (pictures / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(pictures / name)
+
+    def ask(steps):
+        data = ("--config.data=Folder", f"--config.data.path={pictures}")
+        return ("train", "--config", config, "--workdir", workdir, *data, *FEW, f"{STEPS}={steps}")
+
+    for name in (f"{label}/{number}.png" for label in ("cat", "dog") for number in range(8)):
+        add(name)
+    said = []
+    for steps, more in ((1, "cat/8.png"), (2, None), (3, None)):
+        code, out, err = command(*ask(steps))
+        assert code == 0, err
+        said.append("the files of the data have changed" in out + err)
+        if more:
+            add(more)
+    assert said == [False, True, False]
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert cfg_jax.load(workdir).step == 3
+    add("emu/0.png")
+    add("emu/1.png")
+    line = refused(*ask(4))
+    assert "2 classes" in line
+    assert "3 classes" in line
+    assert cfg_jax.load(workdir).step == 3

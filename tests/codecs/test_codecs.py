@@ -27,7 +27,7 @@ def test_neighbours_become_channels():
 
 
 def test_bad_factors_and_sides_are_refused():
-    with pytest.raises(ValueError, match="factor must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="factor must be a whole number from 1 to 65536, got 0"):
         Folded(factor=0)
     with pytest.raises(ValueError, match=r"multiples of 4, got \(6,\)"):
         Folded(factor=4).encode(jnp.ones((1, 6, 1)))

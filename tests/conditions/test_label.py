@@ -126,7 +126,7 @@ def test_data_without_classes_are_refused():
         ({"p_uncond": -0.1}, r"p_uncond must lie in \[0, 1\], got -0.1"),
         ({"p_uncond": 1.5}, r"p_uncond must lie in \[0, 1\], got 1.5"),
         ({"p_uncond": float("nan")}, r"p_uncond must lie in \[0, 1\], got nan"),
-        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"num_classes": 0}, "num_classes must be a whole number from 1 to 1000000, got 0"),
         ({"has_null": False}, "p_uncond must be 0 where has_null is False"),
     ],
 )

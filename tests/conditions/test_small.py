@@ -103,8 +103,8 @@ def test_what_is_no_small_image_is_refused(made, value, line):
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({"factor": 1}, "factor must be at least 2, got 1"),
-        ({"logsnr_min": float("nan")}, "logsnr_min must be finite"),
+        ({"factor": 1}, "factor must be a whole number from 2 to 65536, got 1"),
+        ({"logsnr_min": float("nan")}, r"logsnr_min must lie in \[-80, 80\], got nan"),
         ({"logsnr": 2.0}, "logsnr needs a network trained with noise"),
         ({"logsnr": 0.0, "logsnr_min": 1.0}, "logsnr must be at least logsnr_min, 1.0; got 0.0"),
         ({"p_uncond": -1.0}, "p_uncond must lie"),

@@ -83,7 +83,10 @@ def test_flags_name_a_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("fields", "line"),
-    [({"length": 0}, "length must be at least 1, got 0"), ({"p_uncond": 2.0}, "p_uncond must lie")],
+    [
+        ({"length": 0}, "length must be a whole number from 1 to 1000000, got 0"),
+        ({"p_uncond": 2.0}, "p_uncond must lie"),
+    ],
 )
 def test_values_out_of_range_are_refused(fields, line):
     with pytest.raises(ValueError, match=line):

@@ -1,8 +1,11 @@
 """Images in .npz files: their splits, their vectors, and what is refused."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
+from folders import answered
 
 from cfg_jax.data import Arrays, batches
 
@@ -50,6 +53,13 @@ def test_a_file_of_its_own_may_be_held_out(path, tmp_path):
     np.testing.assert_array_equal(test.source.arrays["x"], IMAGES[:3])
     assert len(opened(path, test_path=other).source) == 20
     assert test.class_names == ("0", "1", "2")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    error = answered(lambda: opened(str(tmp_path / "pipe.npz")))
+    assert isinstance(error, ValueError)
+    assert "pipe.npz cannot be read as an .npz file" in str(error)
 
 
 def test_labels_and_vectors_may_be_missing_and_classes_have_names(tmp_path):

@@ -3,6 +3,7 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
+from disk import full
 from sklearn.datasets import load_digits
 
 from cfg_jax.data import Digits
@@ -69,3 +70,12 @@ def test_the_dataset_is_peeked_at(splits, source):
     assert (facts.shape, facts.dtype, facts.rate) == ((8, 8, 1), "uint8", 0)
     assert facts.class_names == tuple("0123456789")
     assert facts.arrays == {"label": jax.ShapeDtypeStruct((), np.int32)}
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path):
+    """TFDS makes a RuntimeError of it, with the system's words somewhere within."""
+    with full(10_000), pytest.raises(ValueError, match="File too large") as error:
+        Digits(dir=str(tmp_path)).open("train")
+    assert str(error.value).startswith(f"digits cannot be prepared in {tmp_path}/digits/1.0.0 (")
+    assert "\n" not in str(error.value)
+    assert len(Digits(dir=str(tmp_path)).open("train").source) == 1437  # nothing half made is left

@@ -579,6 +579,7 @@ def test_nothing_but_bad_images_is_refused(tmp_path, source, image_size):
 # A real one.
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CIFAR.exists(), reason=f"{CIFAR.name} lies not beside the checkout")
 def test_real_photographs(source):
     settings = source(Folder, path=CIFAR, image_size=32)

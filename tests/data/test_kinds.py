@@ -11,7 +11,7 @@ from cfg_jax.data import SOURCES
 NEEDED = {"Folder": {"path": "x"}, "Arrays": {"path": "x"}, "Sounds": {"path": "x"}}
 NAN, INF = math.nan, math.inf
 
-NUMBERS = (-1, 2.5, NAN, INF, "1", None, True)
+NUMBERS = (-1, 10**9, 10**400, 2.5, NAN, INF, "1", None, True)
 BAD = {
     "workers": NUMBERS,
     "image_size": NUMBERS,
@@ -23,9 +23,9 @@ BAD = {
     "held_out": (-1, 0, 1, 0.0, 1.0, 2, NAN, INF, -INF, "0.1", None, True, 1j),
     "channels": (0, 2, 4, -1, NAN, "3", None, True),
     "background": ("white", 255, (1, 2), (1, 2, 3, 4), (1, 2, 256), (-1, 2, 3), (1.0, 2, 3), None),
-    "path": ("", None, 3, "a\0b"),
-    "test_path": (None, 3, "a\0b"),
-    "dir": (None, 3, "a\0b"),
+    "path": ("", None, 3, "a\0b", "~nobody_of_this_name/x"),
+    "test_path": (None, 3, "a\0b", "~nobody_of_this_name/x"),
+    "dir": (None, 3, "a\0b", "~nobody_of_this_name", "~nobody_of_this_name/x"),
     "name": (None, 3, "a\0b"),
     "flip": (0, 1, "yes", None, NAN),
     "skip_bad": (0, 1, "yes", None, NAN),

@@ -90,7 +90,7 @@ def test_stills():
 def test_a_scorer_sees_floats_as_what_is_stored_of_them(kind):
     found, x = medium(Facts(SHAPES[kind])), _stored(SHAPES[kind])
     floats = to_float(x)
-    want = spectrograms(x, window=64, width=64) if kind is Sound else found.tiles(x)
+    want = spectrograms(x, window=64, width=32) if kind is Sound else found.tiles(x)
     np.testing.assert_array_equal(found.seen(x), want)
     if kind is Picture:  # A scorer of pictures sees them finer than they are stored.
         assert found.seen(floats) is floats

@@ -86,3 +86,11 @@ def test_its_facts(place):
 def test_a_frame_without_room_stands_still(place):
     x = _arrays(place, "test", size=8, clips=1)["x"]
     np.testing.assert_array_equal(x, np.repeat(x[:, :1], 8, axis=1))
+
+
+@pytest.mark.parametrize("field", ["frames", "size", "clips"])
+def test_more_than_the_memory_is_to_hold_is_refused(field):
+    fields = {"frames": 60, "size": 60, "clips": 12}
+    MovingDigits(**fields)  # 1,437 · 12 · 60 · 60² bytes are 3.5 GiB
+    with pytest.raises(ValueError, match="frames, size and clips should make at most 4 GiB"):
+        MovingDigits(**fields | {field: 2 * fields[field]})

@@ -46,6 +46,52 @@ def test_folders_around_the_class_folders_are_looked_through(tmp_path, wrapper):
 
 
 @pytest.mark.parametrize(
+    ("folders", "splits"),
+    [
+        ("train test", ("train", "test")),
+        ("Train VAL", ("Train", "VAL")),
+        ("training testing", ("training", "testing")),
+    ],
+)
+def test_folders_of_two_splits_are_the_splits(tmp_path, folders, splits):
+    files = {f"{name}/{label}/a.png": b"" for name in folders.split() for label in "01"}
+    found = find(write(tmp_path / "x", files), IMAGES)
+    assert {split: tree.prefix for split, tree in found.items()} == {
+        "train": f"{splits[0]}/",
+        "test": f"{splits[1]}/",
+    }
+    assert all(tree.class_names == ("0", "1") for tree in found.values())
+
+
+@pytest.mark.parametrize("below", ["a.png", "cat/a.png"])
+@pytest.mark.parametrize("archived", [False, True])
+@pytest.mark.parametrize(
+    ("folders", "named"),
+    [
+        ("train val test", "test, train, val"),
+        ("Train Valid Test", "Test, Train, Valid"),
+        ("val test", "test, val"),
+        ("train Train", "Train, train"),
+        ("train test extra", "test, train"),
+    ],
+)
+def test_folders_of_other_splits_are_no_classes(tmp_path, folders, named, archived, below):
+    files = {f"{name}/{below}": b"" for name in folders.split()}
+    path = zipped(tmp_path / "x", files) if archived else write(tmp_path / "x", files)
+    message = f"the folders {named} look like splits, .*: give path and test_path one each"
+    with pytest.raises(ValueError, match=message) as error:
+        find(path, IMAGES)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("folders", [("train", "car"), ("test", "car"), ("val", "test", "car")])
+def test_a_class_may_have_the_name_of_a_split(tmp_path, folders):
+    assert _classes(write(tmp_path, {f"{name}/a.png": b"" for name in folders})) == tuple(
+        sorted(folders)
+    )
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda path: path.symlink_to(path), r"cannot be opened \((Symlink loop|Too many levels)"),

@@ -14,6 +14,58 @@ def test_finite_refuses(value):
         checks.finite("w", value)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("x", b"x", None, True, 1j, {}, [[1.0], [2.0, 3.0]], 10**400, np.array(["x"])),
+        *(np.array([True]), np.array([1j]), jax.random.key(0), jnp.zeros(2, bool)),
+    ],
+)
+def test_what_is_no_number_or_array_of_numbers_is_refused_in_one_line(value):
+    for check in (checks.finite, lambda name, value: checks.within(name, value, 0.0, 1.0)):
+        with pytest.raises(ValueError, match="w must be a number or an array of num") as refusal:
+            check("w", value)
+        assert "\n" not in str(refusal.value)
+        assert len(str(refusal.value)) < 200
+
+
+@pytest.mark.parametrize("value", [0.5, 1, np.float32(0.5), jnp.bfloat16(0.5), [0.1, 1.0], ()])
+def test_any_real_number_or_array_of_them_passes(value):
+    checks.finite("w", value)
+    checks.within("w", value, 0.0, 1.0)
+
+
+def test_the_first_entry_out_of_range_is_told():
+    with pytest.raises(ValueError, match=r"v must lie in \[0, 1\], got 2.0$"):
+        checks.within("v", np.array([0.5, 2.0, 3.0]), 0.0, 1.0)
+
+
+def test_what_is_out_of_order_is_refused_and_traced_numbers_are_not_compared():
+    checks.ordered("low", 1.0, "high", np.inf)
+    with pytest.raises(ValueError, match="low must be at most high, 1; got 2"):
+        checks.ordered("low", 2, "high", 1)
+    jax.jit(lambda low: checks.ordered("low", low, "high", 1))(2)
+
+
+@pytest.mark.parametrize("ends", ["[]", "[)", "(]", "()"])
+def test_the_ends_of_a_range_are_in_it_as_it_says(ends):
+    for value, end, allowed in ((1.0, ends[0], "["), (3.0, ends[1], "]")):
+        if end == allowed:
+            checks.number("rate", value, 1.0, 3.0, ends)
+            continue
+        with pytest.raises(ValueError, match="rate must lie in"):
+            checks.number("rate", value, 1.0, 3.0, ends)
+
+
+def test_a_whole_number_has_a_largest_and_a_truth_value_is_none():
+    assert checks.whole("order", np.int8(3), 1, 3) == 3
+    with pytest.raises(ValueError, match="order must be a whole number from 1 to 3, got 4"):
+        checks.whole("order", 4, 1, 3)
+    checks.truth("guided", np.bool_(1))
+    with pytest.raises(ValueError, match="guided must be True or False, got 1"):
+        checks.truth("guided", 1)
+
+
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), jnp.int32(3)])
 def test_steps_takes_any_whole_number(value):
     assert checks.steps(value) == 3

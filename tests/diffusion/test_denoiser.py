@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfg_jax import denoiser, prediction
+from cfg_jax import denoiser, guidance, prediction
 
 RNG = np.random.default_rng(0)
 Z = jnp.asarray(RNG.normal(size=(4, 3)), jnp.float32)
@@ -89,3 +89,33 @@ def test_adapters_travel_through_jit_with_their_parameters():
     assert len(jax.tree.leaves(adapted)) == 2
     out = jax.jit(lambda d, z: d(z, 0.0, None))(adapted, jnp.array([[0.1, 1.0]]))
     np.testing.assert_allclose(out.x, [[0.2, 0.5]])
+
+
+WRONG = {
+    "None": lambda z: None,
+    "a number": lambda z: 0.0,
+    "one channel": lambda z: z[:, :1],
+    "one example": lambda z: z[:1],
+    "one more axis": lambda z: z[None],
+    "a pair": lambda z: (z, z),
+    "an estimate of another shape": lambda z: prediction.Estimate(z, z[:, :1]),
+}
+WAYS = {
+    "read": lambda asked: asked,
+    "clipped": denoiser.clipped,
+    "a prediction of v": lambda asked: denoiser.from_prediction(asked, prediction.V),
+    "a prediction of ε": lambda asked: denoiser.from_prediction(asked, prediction.EPS),
+    "guidance": lambda asked: guidance.classifier_free(asked, w=1.0, null=0),
+    "autoguidance": lambda asked: guidance.autoguidance(asked, asked, w=1.0),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_not_of_zs_shape_is_refused(monkeypatch, way, wrong):
+    """What only broadcasts to it too."""
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    asked = WAYS[way](lambda z, logsnr, cond: WRONG[wrong](z))
+    with pytest.raises(ValueError, match=r"must return an array of z's shape, .*; got") as refusal:
+        denoiser.read(asked, Z, 0.0, jnp.arange(4))
+    assert "\n" not in str(refusal.value)

@@ -210,7 +210,7 @@ def test_discrete_schedules_are_static():
 def test_what_no_discrete_schedule_has_is_refused():
     with pytest.raises(ValueError, match="20 steps are too few for LinearBeta"):
         schedules.LinearBeta(steps=20)
-    with pytest.raises(ValueError, match="1 steps are too few for CosineBeta"):
+    with pytest.raises(ValueError, match="steps must be a whole number from 2 to 100000, got 1"):
         schedules.CosineBeta(steps=1)
     with pytest.raises(ValueError, match="spacing must be"):
         schedules.CosineBeta(spacing="trailing")

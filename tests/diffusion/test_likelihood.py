@@ -10,6 +10,7 @@ from scipy import integrate
 from cfg_jax import guidance, mixtures, schedules
 from cfg_jax.diffusion import likelihood
 from cfg_jax.diffusion.denoiser import as_pair
+from cfg_jax.diffusion.logsnr import expand
 from cfg_jax.diffusion.precision import enable_x64
 
 RNG = np.random.default_rng(0)
@@ -105,7 +106,7 @@ def discrete_terms(schedule, steps, level, v):
 
 def gaussian_denoiser(z, logsnr, cond):
     """The exact denoiser of N(0, 0.25)."""
-    s2 = jax.nn.sigmoid(-logsnr)
+    s2 = expand(jax.nn.sigmoid(-logsnr), z)
     return jnp.sqrt(s2) * z / (0.25 * (1 - s2) + s2)
 
 

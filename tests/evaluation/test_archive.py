@@ -1,9 +1,14 @@
 """Files of images and statistics as other projects write them, read as they are."""
 
+import os
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import answered, zipped
+from PIL import Image
 
 from cfg_jax.evaluation import archive as room
 from cfg_jax.evaluation import open_archive
@@ -72,7 +77,7 @@ def test_statistics_of_pytorch_fid_and_edm_stand_alone(tmp_path, dtype):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"arr_1": LABELS}, "holds arr_1: expected arr_0 (images), or mu and sigma"),
+        ({"arr_1": LABELS}, "holds arr_1: expected images (arr_0, x, image), or mu and sigma"),
         ({"mu": MU}, "holds mu: expected"),
         ({}, "holds nothing: expected"),
         ({"arr_0": IMAGES / 255}, "arr_0 holds float64; images are uint8, from 0 to 255"),
@@ -85,7 +90,16 @@ def test_statistics_of_pytorch_fid_and_edm_stand_alone(tmp_path, dtype):
         ({"mu": MU[:, None], "sigma": SIGMA}, "do not fit"),
         ({"mu": MU * np.nan, "sigma": SIGMA}, "must be finite"),
         ({"mu": np.array([print]), "sigma": SIGMA}, "is damaged, or no .npz file"),
-        ({"mu": np.array(["a"]), "sigma": SIGMA}, "is damaged, or no .npz file"),
+        ({"mu": np.array(["a"]), "sigma": SIGMA}, "mu holds <U1; statistics are real numbers"),
+        ({"mu": MU + 1j, "sigma": SIGMA}, "mu holds complex128; statistics are real numbers"),
+        ({"mu": MU, "sigma": SIGMA + 0j}, "sigma holds complex128"),
+        ({"mu": MU > 0, "sigma": SIGMA}, "mu holds bool"),
+        ({"mu": MU, "sigma": -SIGMA}, "and covariances have none below 0"),
+        ({"mu": MU, "sigma": SIGMA - 2 * np.diag(np.eye(5)[0]) * SIGMA.max()}, "none below 0"),
+        ({"mu": MU, "sigma": np.triu(np.ones((5, 5)))}, "sigma must be symmetric"),
+        ({"mu": MU[:0], "sigma": SIGMA[:0, :0]}, "do not fit together"),
+        ({"mu": MU, "sigma": SIGMA * 1e200}, "must be finite, at most 1e+100"),
+        ({"mu": MU, "sigma": SIGMA, "mu_s": MU, "sigma_s": -SIGMA}, "sigma_s has the eigenvalue"),
     ],
 )
 def test_files_that_hold_something_else_are_refused(tmp_path, arrays, message):
@@ -94,6 +108,91 @@ def test_files_that_hold_something_else_are_refused(tmp_path, arrays, message):
         open_archive(path)
     assert "\n" not in str(error.value)
     assert str(path) in str(error.value)
+
+
+def test_covariances_of_few_samples_in_float32_are_taken(tmp_path):
+    """They are singular, and rounded below it."""
+    rows = RNG.normal(size=(5, 200)).astype(np.float32) * np.geomspace(1e-3, 1e3, 200)
+    sigma = np.cov(rows, rowvar=False).astype(np.float32)
+    assert np.linalg.eigvalsh(sigma.astype(np.float64))[0] < 0
+    archive = open_archive(write(tmp_path / "few.npz", mu=rows.mean(0), sigma=sigma))
+    np.testing.assert_array_equal(archive.pool.covariance, sigma)
+
+
+@pytest.mark.parametrize("name", ["x", "image"])
+def test_images_may_have_the_projects_own_name(tmp_path, name):
+    archive = open_archive(write(tmp_path / "data.npz", **{name: IMAGES, "label": LABELS}))
+    assert archive.shape == IMAGES.shape
+    np.testing.assert_array_equal(np.concatenate(list(archive.batches(4))), IMAGES)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of the images, in folders and in none."""
+
+    def make(layout, images=IMAGES):
+        for number, image in enumerate(images):
+            path = tmp_path / "pictures" / layout.format(number=number, label=number % 2)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+        return tmp_path / "pictures"
+
+    return make
+
+
+@pytest.mark.parametrize("archived", [False, True])
+@pytest.mark.parametrize(
+    "layout", ["{number}.png", "{label}/{number}.png", "train/{label}/a/{number}.png"]
+)
+def test_a_folder_or_zip_of_images_is_read_whatever_its_layout(
+    tmp_path, pictures, layout, archived
+):
+    folder = pictures(layout)
+    path = Path(shutil.make_archive(tmp_path / "z", "zip", folder)) if archived else folder
+    archive = open_archive(path)
+    assert archive.shape == IMAGES.shape
+    assert archive.pool is archive.spatial is None
+    batches = list(archive.batches(4))
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    read = {image.tobytes() for batch in batches for image in batch}
+    assert read == {image.tobytes() for image in IMAGES}
+
+
+def test_two_folders_are_told_apart_by_their_files(tmp_path, pictures):
+    folder = pictures("{number}.png")
+    first = open_archive(folder).identity()
+    assert open_archive(folder).identity() == first
+    Image.fromarray(IMAGES[3]).save(folder / "0.png")
+    assert open_archive(folder).identity() != first
+
+
+def test_what_is_no_set_of_pictures_is_refused(tmp_path, pictures):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no image"):
+        open_archive(tmp_path / "empty")
+    os.mkfifo(tmp_path / "pipe")
+    error = answered(lambda: open_archive(tmp_path / "pipe"))
+    assert "pipe does not exist, or is no file" in str(error)
+    folder = pictures("{number}.png")
+    Image.fromarray(IMAGES[0][:3]).save(folder / "9.png")
+    with pytest.raises(ValueError, match=r"the image 9\.png is \(3, 6\) where the first is \(4, 6"):
+        list(open_archive(folder).batches(4))
+    (folder / "9.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"the image 9\.png cannot be read") as damaged:
+        list(open_archive(folder).batches(4))
+    assert "\n" not in str(damaged.value)
+
+
+def test_a_damaged_zip_of_images_is_said_in_a_line(tmp_path, pictures):
+    files = {file.name: file.read_bytes() for file in pictures("{number}.png").iterdir()}
+    path = zipped(tmp_path / "z.zip", files)
+    content = bytearray(path.read_bytes())
+    content[content.index(files["5.png"]) + 40] ^= 1
+    path.write_bytes(content)
+    archive = open_archive(path)
+    for read in (archive.identity, lambda: list(archive.batches(16))):
+        with pytest.raises(ValueError, match=r"image 5\.png cannot be read \(BadZipFile"):
+            read()
 
 
 def test_what_is_no_archive_is_refused(tmp_path):

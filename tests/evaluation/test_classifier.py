@@ -94,6 +94,7 @@ def test_learns_what_is_separable(trained):
     assert trained.held_out_accuracy == 1.0
 
 
+@pytest.mark.slow
 def test_digits_are_learnt_and_scored_as_what_they_are():
     train, test = (Digits().open(split) for split in ("train", "test"))
     classifier = train_classifier(train, test, progress=False)
@@ -197,13 +198,14 @@ def side_by_side(x):
     return np.concatenate(list(x.swapaxes(0, 1)), axis=2)
 
 
+@pytest.mark.slow
 def test_sounds_and_videos_are_scored_as_what_a_person_sees(other):
-    """Spectrograms, half as fine as they are drawn, and frames side by side."""
+    """Spectrograms, coarser than they are drawn, and frames side by side."""
     held_out, classifier = other
     assert classifier.held_out_accuracy == 1.0
     x, labels = load_arrays(held_out)
     features, _ = classifier.features_and_probabilities(x)
-    pictures = spectrograms(x, window=64, width=64) if x.dtype == np.int16 else side_by_side(x)
+    pictures = spectrograms(x, window=64, width=32) if x.dtype == np.int16 else side_by_side(x)
     assert pictures.shape[-1] == 1
     _, expected = classifier.module.apply(classifier.params, jnp.asarray(to_float(pictures)))
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
@@ -219,6 +221,7 @@ def test_sounds_and_videos_are_scored_as_what_a_person_sees(other):
     assert score(to_float(x) + noise, labels, classifier, real).frechet_distance > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [lambda x: x[:, :-1], lambda x: x[..., 0], lambda x: x / np.nan])
 def test_sounds_and_videos_that_cannot_be_scored_are_refused(other, wrong):
     held_out, classifier = other

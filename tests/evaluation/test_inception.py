@@ -33,6 +33,7 @@ def weights(tensors, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_features_of_a_file_of_weights_are_numpys(tensors, weights):
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (2, 32, 24, 3), dtype=np.uint8)

@@ -120,9 +120,13 @@ def test_what_a_condition_does_not_tell_is_refused():
     ("kind", "fields", "message"),
     [
         ("Rescaled", {"phi": 1.5}, r"phi must lie in \[0, 1\], got 1.5"),
-        ("Rescaled", {"phi": float("nan")}, "phi must be a finite number"),
+        ("Rescaled", {"phi": float("nan")}, r"phi must lie in \[0, 1\], got nan"),
         ("ZeroStar", {"space": "q"}, "space must be one of eps, x, v, score, flow, edm; got 'q'"),
-        ("Projected", {"norm_threshold": -1.0}, "norm_threshold must lie in"),
+        (
+            "Projected",
+            {"norm_threshold": -1.0},
+            "norm_threshold must be a finite number of at least 0, got -1",
+        ),
         ("Projected", {"eta": float("inf")}, "eta must be a finite number"),
         ("Negative", {"cond": None}, "cond must be given"),
         ("Composed", {"conds": (3, 4), "ws": (1.0,)}, "one weight for each; got 2 and 1"),

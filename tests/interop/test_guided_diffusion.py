@@ -225,6 +225,7 @@ PUBLISHED = {
 """Millions of parameters: Dhariwal & Nichol 2021, Tables 11 and 12."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_networks_have_the_published_sizes(name):
     arch = guided_diffusion.architecture(name)

@@ -117,6 +117,7 @@ def test_it_takes_no_entries(variables):
     np.testing.assert_array_equal(TINY.apply(variables, Z, LAM, {}), TINY.apply(variables, Z, LAM))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 1), (2, 4, 6, 1)])
 def test_sounds_and_videos_are_classified_too(shape):
     """An example's logits are its own, and the order of its entries along each side matters."""

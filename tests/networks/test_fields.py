@@ -10,12 +10,12 @@ from cfg_jax.nn import TimestepFeatures
 
 NAN, INF = float("nan"), float("inf")
 WRONG = {
-    "channels": (0, -1, 3, 8.0, True, "8", NAN, None),
-    "channel_mult": ((), (0,), (1, -2), (1, NAN), (INF,), ("x",), 2, None, (1, 0.01)),
-    "blocks": (0, -1, 1.5, "2", None),
+    "channels": (2**17, 10**9, 0, -1, 3, 8.0, True, "8", NAN, None),
+    "channel_mult": ((1, 10**9), (), (0,), (1, -2), (1, NAN), (INF,), ("x",), 2, None, (1, 0.01)),
+    "blocks": (10**5, 0, -1, 1.5, "2", None),
     "attention_resolutions": (("x",), (0,), (8, -4), (8.0,), (True,), 8, None),
-    "head_channels": (0, -64, 2.5, None),
-    "heads": (-1, 0.5, "4", None),
+    "head_channels": (10**9, 0, -64, 2.5, None),
+    "heads": (10**9, -1, 0.5, "4", None),
     "resample": ("", "Conv", None, 3),
     "level_features": ("LogSNRFeatures", None, 3),
     "dropout": (-0.1, 1.0, 2, NAN, "0.1", None),
@@ -33,7 +33,7 @@ def unchecked_types(monkeypatch):
 
 PARTICULAR = {
     UNet: {"inlets": (3, ("label",)), "learned_variance": (1, "yes", None)},
-    Encoder: {"num_classes": (0, -1, 2.5, "3")},
+    Encoder: {"num_classes": (10**9, 0, -1, 2.5, "3")},
 }
 
 

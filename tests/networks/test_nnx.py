@@ -72,11 +72,17 @@ def same(ours, theirs):
         np.testing.assert_allclose(leaf, flat[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+def numbered(tree):
+    """The same, the names of entries of lists as numbers."""
+    if not isinstance(tree, dict):
+        return tree
+    return {int(k) if k.isdigit() else k: numbered(value) for k, value in tree.items()}
+
+
 def with_parameters_of(module, variables):
     """The module, with the parameters of our variables."""
     state = nnx.state(module, nnx.Param)
-    pure = nnx.restore_int_paths(variables["params"]["module"])
-    nnx.replace_by_pure_dict(state, pure)
+    nnx.replace_by_pure_dict(state, numbered(variables["params"]["module"]))
     nnx.update(module, state)
     return module
 

@@ -125,7 +125,13 @@ def test_a_network_that_says_no_variance_is_refused():
 
 @pytest.mark.parametrize(
     "fields",
-    [{"bound_weight": -1.0}, {"bound_weight": float("nan")}, {"steps": 0}, {"target": "q"}],
+    [
+        {"bound_weight": -1.0},
+        {"bound_weight": float("nan")},
+        {"steps": 0},
+        {"target": "q"},
+        {"schedule": "cosine"},
+    ],
 )
 def test_values_out_of_range_are_refused(fields):
     with pytest.raises(ValueError, match=f"^{next(iter(fields))} must be"):

@@ -197,9 +197,10 @@ def test_every_weighting_and_target_is_walked():
     [
         ({"target": "epsilon"}, "target must be one of eps, x, v, flow, edm; got 'epsilon'"),
         ({"target": "score"}, "target must be one of"),
-        ({"sigma_data": 0.0}, "sigma_data must be positive"),
-        ({"sigma_data": float("inf")}, "sigma_data must be positive"),
-        ({"sigma_data": float("nan")}, "sigma_data must be positive"),
+        ({"sigma_data": 0.0}, "sigma_data must be a positive number"),
+        ({"sigma_data": float("inf")}, "sigma_data must be a positive number"),
+        ({"sigma_data": float("nan")}, "sigma_data must be a positive number"),
+        ({"weight": 3}, "weight must be a callable logsnr -> weight, got 3"),
     ],
 )
 def test_values_out_of_range_are_refused(fields, line):

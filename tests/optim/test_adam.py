@@ -92,14 +92,14 @@ def test_any_optax_transformation_is_an_optimiser_by_its_path(path):
 NAN, INF = float("nan"), float("inf")
 BAD = {
     "learning_rate": (0.0, -1.0, NAN, INF),
-    "warmup": (-1,),
+    "warmup": (-1, 2**31),
     "decay": ("step", ""),
     "b1": (-0.1, 1.0, 2.0, NAN),
     "b2": (-0.1, 1.0, 2.0, NAN),
     "eps": (0.0, -1.0, NAN, INF),
     "weight_decay": (-1.0, NAN, INF),
     "clip_norm": (0.0, -1.0, NAN, INF),
-    "train_steps": (),
+    "train_steps": (0, 2**31),
 }
 
 

@@ -176,7 +176,7 @@ def without(name):
         ("[" * 100_000, "recursion"),
         ([], "list"),
         ({}, "it has no 'arrays'"),
-        (broken(shape=3), "int"),
+        (broken(shape=3), "3 is no shape"),
         (broken(shape=[-1]), "is no shape"),
         (broken(shape=["8"]), "is no shape"),
         (broken(class_names="ab"), "no list of names"),

@@ -121,7 +121,7 @@ def test_dictionaries():
         ("sample.w", "nan", "config.sample.w must be a number, got nan"),
         ("network.channel_mult", "a,b", "config.network.channel_mult must be a tuple of"),
         ("network.channels.x", "3", "no config field 'network.channels.x'"),
-        ("train", "3", "config.train is a group of fields: train.seed, train.steps"),
+        ("train", "3", "config.train is a group of fields: train.seed, train.init, train.steps"),
         ("condition", "None", "config.condition is a group of fields: condition.label"),
         ("sample.solver", "rk4", "config.sample.solver must be a solver: one of Ancestral, DDIM"),
         ("sample.solver.gamma", "1", "config.sample.solver is None; name a solver first"),

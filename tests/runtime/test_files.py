@@ -1,14 +1,16 @@
 """Files are written whole or not at all; arrays are read from files of every kind of damage."""
 
 import io
+import json
 import os
 import pickle
 import zipfile
 
 import numpy as np
 import pytest
+from folders import answered
 
-from cfg_jax.runtime.files import atomic, read_arrays
+from cfg_jax.runtime.files import atomic, once, read_arrays
 
 
 def write_atomically(path, content):
@@ -87,6 +89,29 @@ def test_a_damaged_npz_is_said_in_a_line(tmp_path, name):
     path.write_bytes(DAMAGED[name])
     with pytest.raises(ValueError, match=r"file\.npz cannot be read as an \.npz file"):
         read_arrays(path, ("x",))
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "none", ".", "x" * 300):
+        error = answered(lambda path=tmp_path / name: read_arrays(path, ("x",)))
+        assert isinstance(error, ValueError)
+        assert "cannot be read as an .npz file" in str(error)
+
+
+def test_the_home_directory_is_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "file.npz").write_bytes(archive(array_file()))
+    np.testing.assert_array_equal(read_arrays("~/file.npz", ("x",))["x"], np.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"cannot be read as an \.npz file"):
+        read_arrays("~nobody_of_this_name/file.npz", ("x",))
+
+
+@pytest.mark.parametrize("name", ["a", "__metadata__"])
+def test_a_name_of_json_stands_once(name):
+    assert json.loads('{"a": {"b": 1, "c": [{"b": 2}]}}', object_pairs_hook=once)["a"]["b"] == 1
+    with pytest.raises(ValueError, match=f"'{name}' stands there twice"):
+        json.loads(f'{{"x": [{{"{name}": 1, "b": 2, "{name}": 1}}]}}', object_pairs_hook=once)
 
 
 def test_arrays_are_read_by_name(tmp_path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from disk import full
 from launch import PYTHONPATH
 
 from cfg_jax.runtime import locks
@@ -85,5 +86,16 @@ def test_a_place_that_cannot_be_one_is_named(tmp_path):
     with (
         pytest.raises(ValueError, match=r"file/run cannot be written: Not a directory"),
         locks.alone(tmp_path / "file" / "run"),
+    ):
+        pass
+
+
+def test_a_full_disk_holds_it_all_the_same(tmp_path):
+    """Its file only says who; writing it fails at once, and not again when it is closed."""
+    with (
+        full(),
+        locks.alone(tmp_path),
+        pytest.raises(ValueError, match="in use by another process"),
+        locks.alone(tmp_path),
     ):
         pass

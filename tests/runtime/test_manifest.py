@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from cfg_jax.diffusion.precision import enable_x64
 from cfg_jax.runtime import manifest
 
 TYPES = ["float32", "bfloat16", "float16", "int32", "uint32", "int8", "bool"]
@@ -46,7 +47,7 @@ def test_sums_are_the_equations(dtype, shape):
 
 
 def test_entries_of_eight_bytes_are_two_words():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         array = np.random.default_rng(0).normal(size=(3, 4))
         assert jnp.asarray(array).dtype == jnp.float64
         assert sum_of(array) == oracle(array)

@@ -12,6 +12,7 @@ from cfg_jax.runtime import processes
 from cfg_jax.training import metrics
 
 
+@pytest.mark.slow
 def test_a_notice_to_one_process_saves_in_all(tmp_path):
     config, workdir = write(tmp_path), tmp_path / "run"
     settings = ("--config.train.steps=100000", "--config.train.checkpoint_every=100000")

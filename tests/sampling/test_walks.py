@@ -5,17 +5,21 @@ import functools
 import inspect
 import itertools
 import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from guidance_methods import LABELS, METHODS, NETWORK, log_prob
 from jax.sharding import AxisType, Mesh
 
 import cfg_jax
 from cfg_jax import guidance, schedules, solvers
 from cfg_jax.diffusion import likelihood
 from cfg_jax.diffusion.denoiser import as_pair
+from cfg_jax.diffusion.precision import enable_x64
 from cfg_jax.sampling import arguments, grids
 from cfg_jax.sampling.inversion import invert
 
@@ -127,7 +131,7 @@ def slopes(function, at, low=None, high=None):
     ("solver", "leaf", "at"), LEAVES, ids=[f"{type(s).__name__}.{n}={at}" for s, n, at in LEAVES]
 )
 def test_the_gradient_by_a_solvers_leaf_is_its_finite_difference(solver, leaf, at):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         got, want = slopes(
             lambda value: drawn_mean(dataclasses.replace(solver, **{leaf: value})),
             jnp.float64(at),
@@ -148,9 +152,22 @@ def test_every_leaf_of_every_solver_is_among_them():
     assert named == have
 
 
+@pytest.mark.parametrize("name", solvers.SOLVERS)
+def test_what_jax_puts_together_of_a_solver_is_not_checked(name):
+    """A gradient by all its knobs, or their axes, lie in no range; what a person makes does."""
+    solver = solvers.SOLVERS[name]()
+    found = jax.grad(lambda solver: -9.0 * sum(map(jnp.sum, jax.tree.leaves(solver))))(solver)
+    assert isinstance(found, solvers.SOLVERS[name])
+    assert jax.tree.leaves(found) == [-9.0] * len(jax.tree.leaves(solver))
+    for leaf in ("v", "eta", "gamma", "noise_scale", "s_min"):
+        if hasattr(solver, leaf):
+            with pytest.raises(ValueError, match=f"{leaf} must lie in .* got -9.0"):
+                dataclasses.replace(solver, **{leaf: -9.0})
+
+
 @pytest.mark.parametrize("kind", [solvers.Euler, solvers.Heun])
 def test_without_churn_the_gradient_by_gamma_is_that_of_all_but_the_noise(kind):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         got = jax.grad(lambda g: drawn_mean(kind(gamma=g)))(jnp.float64(0.0))
         quiet = slopes(lambda g: drawn_mean(kind(gamma=g, noise_scale=0.0)), jnp.float64(0.0), 0.0)
     assert float(got) == pytest.approx(quiet[1], rel=1e-5)
@@ -161,7 +178,7 @@ def test_the_gradient_through_a_learned_variance_is_its_finite_difference():
         pair = as_pair(gaussian(z, logsnr, cond), z, logsnr)
         return pair._replace(v=a * jax.nn.sigmoid(z))
 
-    with jax.enable_x64(True):
+    with enable_x64(True):
         got, want = slopes(
             lambda a: drawn_mean(solvers.Ancestral(v=None), jax.tree_util.Partial(network, a)),
             jnp.float64(0.7),
@@ -169,63 +186,60 @@ def test_the_gradient_through_a_learned_variance_is_its_finite_difference():
     assert got == pytest.approx(want, rel=1e-5)
 
 
-KNOBS = {
-    "w of classifier_free": (lambda k: guidance.classifier_free(labelled, w=k, null=3.0), 0.7),
-    "w of autoguidance": (lambda k: guidance.autoguidance(labelled, gaussian, w=k), 0.7),
-    "phi of rescaled": (lambda k: guidance.rescaled(labelled, w=1.0, null=3.0, phi=k), 0.4),
-    "eta of projected": (lambda k: guidance.projected(labelled, w=1.0, null=3.0, eta=k), 0.4),
-    "norm_threshold of projected": (
-        lambda k: guidance.projected(labelled, w=1.0, null=3.0, norm_threshold=k),
-        0.4,
-    ),
-    "w of zero_star": (lambda k: guidance.zero_star(labelled, w=k, null=3.0), 0.7),
-    "w of plus_plus": (lambda k: guidance.plus_plus(labelled, w=k, null=3.0), 0.7),
-    "w of composed": (
-        lambda k: guidance.composed(labelled, conds=[jnp.ones(4)], ws=[k], null=3.0),
-        0.7,
-    ),
-    "w of energy": (
-        lambda k: guidance.energy(labelled, jax.tree_util.Partial(square), w=k),
-        0.1,
-    ),
-    "w of classifier": (
-        lambda k: guidance.classifier(labelled, jax.tree_util.Partial(gentle), w=k),
-        0.1,
-    ),
-}
-
-
 def labelled(z, logsnr, cond):
     return gaussian(z, logsnr, None) + 0.1 * jnp.sin(cond[:, None] * z)
 
 
-def square(x, z, logsnr, cond):
-    return jnp.sum(x**2, -1)
+KNOB = 0.1
 
 
-def gentle(z, logsnr, cond):
-    return -jnp.sum(z**2, -1)
+def guided(name):
+    """A guidance around a network, and the solver under it."""
+    if name == "ascent":
+        shift = guidance.ascent(jax.tree_util.Partial(log_prob), w=KNOB)
+        return NETWORK, solvers.Ancestral(v=0.3, shift=shift)
+    return METHODS[name].make(NETWORK, KNOB), solvers.DDIM(eta=0.3)
 
 
-@pytest.mark.parametrize("name", KNOBS)
-def test_the_gradient_by_a_guidances_leaf_is_its_finite_difference(name):
-    make, at = KNOBS[name]
+GUIDED = [*METHODS, "ascent"]
 
-    def total(knob):
-        x = cfg_jax.sample(
-            make(knob),
-            KEY,
-            jnp.arange(4.0),
-            shape=(3,),
-            schedule="cosine",
-            solver="DDIM",
-            grid=jnp.asarray(LEVELS),
-        )
-        return jnp.sum(x**2)
 
-    with jax.enable_x64(True):
-        got, want = slopes(total, jnp.float64(at))
-    assert got == pytest.approx(want, rel=1e-5, abs=1e-6)
+@pytest.mark.parametrize("name", GUIDED)
+def test_the_gradient_by_every_leaf_of_a_guidance_is_its_finite_difference(name):
+    """The leaves of the networks within it, too."""
+    with enable_x64(True):
+        leaves, structure = jax.tree.flatten(guided(name))
+        places = [i for i, leaf in enumerate(leaves) if np.asarray(leaf).dtype.kind == "f"]
+
+        def total(values):
+            held = dict(zip(places, values, strict=True))
+            denoiser, solver = jax.tree.unflatten(
+                structure, [held.get(i, leaf) for i, leaf in enumerate(leaves)]
+            )
+            x = cfg_jax.sample(
+                denoiser,
+                KEY,
+                LABELS,
+                shape=(3,),
+                schedule="cosine",
+                solver=solver,
+                grid=jnp.asarray(LEVELS),
+            )
+            return jnp.sum(x**2)
+
+        run, by = jax.jit(total), 1e-5
+        at = jnp.asarray([leaves[i] for i in places], jnp.float64)
+        got = jax.jit(jax.grad(total))(at)
+        steps = by * np.eye(len(places))
+        want = [(run(at + step) - run(at - step)) / (2 * by) for step in steps]
+    assert len(places) >= 2
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_every_guidance_is_among_them():
+    """What is public and makes a guidance, and what a classifier moves a mean by."""
+    made = {name for name in guidance.__all__ if name.islower()} - {"from_scale", "to_scale"}
+    assert {name.split()[0] for name in GUIDED} == made - {"unconditional"}
 
 
 def auto():
@@ -251,31 +265,60 @@ FRONTS = {
     },
 }
 # XLA has no conversion of float16 for the oldest processors, which the tests compile for.
-NARROW = [jnp.bfloat16, *([] if "SSE4_2" in os.environ.get("XLA_FLAGS", "") else [jnp.float16])]
+FLAGS = os.environ.get("XLA_FLAGS", "").split()
+OLDEST = [flag for flag in FLAGS if "SSE4_2" in flag]
+NARROW = [jnp.bfloat16, *([] if OLDEST else [jnp.float16])]
 GIVEN = {"shape": (2,), "schedule": "cosine", "steps": 3}
 
 
-@pytest.mark.parametrize("wide", [False, True], ids=["x32", "x64"])
+each_dtype = pytest.mark.parametrize(
+    ("dtype", "wide"),
+    [
+        *((dtype, wide) for dtype in (*NARROW, jnp.float32) for wide in (False, True)),
+        (jnp.float64, True),
+    ],
+    ids=lambda value: f"x{32 * (1 + value)}" if isinstance(value, bool) else value.__name__,
+)
+
+
+@pytest.mark.slow
+@each_dtype
 @pytest.mark.parametrize("front", FRONTS)
-def test_every_front_keeps_the_noises_dtype_on_every_mesh(front, wide):
+def test_every_front_keeps_the_noises_dtype_on_every_mesh(front, dtype, wide):
     count = 5  # which eight devices do not divide
-    with jax.enable_x64(wide):
+    with enable_x64(wide):
         network = jax.tree_util.Partial(lambda a, z, lam, c: (a * z).astype(z.dtype), 0.3)
         z32 = np.random.default_rng(0).normal(size=(count, 2)).astype(np.float32)
-        for dtype in (*NARROW, jnp.float32, *([jnp.float64] if wide else [])):
-            z = jnp.asarray(z32, dtype)
-            got = FRONTS[front]()(network, KEY, z=z, **GIVEN)
-            assert got.dtype == dtype
-            want = cfg_jax.sample(network, KEY, z=z.astype(float), **GIVEN)
-            np.testing.assert_allclose(
-                np.asarray(got, float), want, rtol=3 * float(jnp.finfo(dtype).eps), atol=1e-5
-            )
+        z = jnp.asarray(z32, dtype)
+        got = FRONTS[front]()(network, KEY, z=z, **GIVEN)
+        assert got.dtype == dtype
+        want = cfg_jax.sample(network, KEY, z=z.astype(float), **GIVEN)
+        np.testing.assert_allclose(
+            np.asarray(got, float), want, rtol=3 * float(jnp.finfo(dtype).eps), atol=1e-5
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not OLDEST, reason="float16 is among the others")
+def test_float16_is_kept_too():
+    """In a process that compiles for the processor there is."""
+    flags = " ".join(flag for flag in FLAGS if flag not in OLDEST)
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n0", "-m", ""]
+    done = subprocess.run(
+        [*argv, "-k", "float16 and not bfloat16 and not kept_too", __file__],
+        env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert f"{2 * len(FRONTS) + 2} passed" in done.stdout
 
 
 @pytest.mark.parametrize("wide", [False, True], ids=["x32", "x64"])
 @pytest.mark.parametrize("name", solvers.SOLVERS)
 def test_every_solver_keeps_the_noises_dtype(name, wide):
-    with jax.enable_x64(wide):
+    with enable_x64(wide):
         for dtype in (jnp.bfloat16, jnp.float32):
             guided = guidance.classifier_free(labelled, w=0.5, null=3.0)
             got = cfg_jax.sample(
@@ -285,10 +328,10 @@ def test_every_solver_keeps_the_noises_dtype(name, wide):
             assert np.all(np.isfinite(np.asarray(got, float)))
 
 
-@pytest.mark.parametrize("wide", [False, True], ids=["x32", "x64"])
-@pytest.mark.parametrize("dtype", [*NARROW, jnp.float32])
+@pytest.mark.slow
+@each_dtype
 def test_bounds_densities_and_inversion_take_every_dtype(dtype, wide):
-    with jax.enable_x64(wide):
+    with enable_x64(wide):
         guided = guidance.classifier_free(labelled, w=0.5, null=3.0)
         x, cond = jnp.full((2, 3), 0.25, dtype), jnp.ones(2)
         schedule = schedules.Uniform(logsnr_min=-5.0, logsnr_max=5.0)
@@ -304,6 +347,7 @@ def test_bounds_densities_and_inversion_take_every_dtype(dtype, wide):
             assert np.all(np.isfinite(np.asarray(found.z, np.float64)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", solvers.SOLVERS)
 def test_levels_as_an_array_are_the_grids_own(name):
     levels = grids.Secant()(schedules.Cosine(), 6)
@@ -315,6 +359,7 @@ def test_levels_as_an_array_are_the_grids_own(name):
     np.testing.assert_allclose(each, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", solvers.SOLVERS)
 @pytest.mark.parametrize("front", ["pmap_sample", "sharded_sample over explicit"])
 def test_each_example_may_walk_a_grid_of_its_own(name, front):
@@ -433,7 +478,7 @@ MISTAKES = [
     ({"steps": None}, ValueError, "steps must be given"),
     ({"shape": (2, -1)}, ValueError, "shape's entries must be a whole number of at least 1"),
     ({"batch": 0}, ValueError, "batch must be a whole number of at least 1, got 0"),
-    ({"offset": -1}, ValueError, "offset must be a whole number of at least 0, got -1"),
+    ({"offset": -1}, ValueError, "offset must be a whole number from 0 to 2147483646, got -1"),
     ({"batch": 3, "z": jnp.zeros((2, 2))}, ValueError, "disagree on the number of examples"),
     ({"batch": None, "cond": jnp.zeros(0)}, ValueError, "there is no example to sample"),
 ]
@@ -450,8 +495,8 @@ def test_what_is_no_key_condition_or_denoiser_is_told_too():
     for call, message in [
         (lambda: arguments.random_key(0), "key must be a JAX random key, such as .*, got 0"),
         (lambda: arguments.conditions(["3"]), r"cond must be a pytree .* got \['3'\]"),
-        (lambda: arguments.callable_denoiser(3), "denoiser must be a callable .* got 3"),
-        (lambda: arguments.example_shape(3), "shape must be one example's shape, .* got 3"),
+        (lambda: arguments.function("denoiser", 3), "denoiser must be a callable .* got 3"),
+        (lambda: arguments.example_shape(3), "shape must be one example's, such as .* got 3"),
         (
             lambda: arguments.walk(schedules.Cosine, None, None, 3, 1, jnp.float32),
             "schedule must be .* got the class Cosine",

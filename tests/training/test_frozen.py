@@ -82,6 +82,7 @@ def test_a_loaded_run_reads_it_from_beside_the_checkpoints(whole):
     np.testing.assert_allclose(run.sample(key, word=[3, 7]), run.decode(z), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["none", "blocks"])
 def test_every_leaf_that_is_trained_moves_within_three_steps(remat):
     config = tiny_frozen()

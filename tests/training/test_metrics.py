@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from disk import full
 
 from cfg_jax.training import metrics
 from cfg_jax.training.ledger import KINDS, Ledger
@@ -71,3 +72,14 @@ def test_a_ledger_adds_up_and_takes_what_is_no_table_for_nothing():
     assert set(read) == set(KINDS)
     assert (read["compile"], read["lost"]) == (2.0, 4.0)
     assert read["step"] == pytest.approx(3.0, abs=0.5)
+
+
+def test_a_full_disk_names_the_file_and_closing_it_says_nothing_more(tmp_path):
+    with metrics.MetricsWriter(tmp_path, step=0) as writer:
+        writer.write(2, loss=0.5)
+        with full(40), pytest.raises(OSError, match="File too large") as error:
+            writer.write(4, loss=0.25)
+        with full(40):
+            writer.__exit__()
+    assert error.value.filename == str(tmp_path / "metrics.jsonl")
+    assert metrics.read(tmp_path / "metrics.jsonl") == [{"step": 2, "loss": 0.5}]
