@@ -1,8 +1,14 @@
-"""Runs a command as `python -m cfg_jax` would, and returns its exit code and what it printed."""
+"""Commands as `python -m cfg_jax` would run them, and a network that takes vectors."""
 
+import numpy as np
 import pytest
+from recipes import tiny
 
+from cfg_jax import recipe
 from cfg_jax.cli import main
+from cfg_jax.conditions import Vector
+from cfg_jax.data import Arrays
+from cfg_jax.training.loop import train
 
 
 @pytest.fixture
@@ -32,3 +38,20 @@ def refused(command):
         return lines[-1]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def told(tmp_path_factory):
+    """Takes vectors of two numbers and no labels; the data are an .npz file."""
+    folder = tmp_path_factory.mktemp("told")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
+    vectors = rng.normal(size=(40, 2)).astype(np.float32)
+    np.savez(folder / "data.npz", image=images, label=np.arange(40) % 2, vector=vectors)
+    config = tiny()
+    config.data = recipe.node(Arrays, path=str(folder / "data.npz"))
+    config.condition.label = None
+    config.condition.vector = recipe.node(Vector, p_uncond=0.1)
+    config.optimiser.learning_rate = 0.1
+    train(config, folder / "run")
+    return folder / "run"

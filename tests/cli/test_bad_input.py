@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from recipes import write
 
 import cfg_jax
 from cfg_jax import exchange
-from cfg_jax.cli import main
+from cfg_jax.cli import COMMANDS, main
 from cfg_jax.planning import topology
 from cfg_jax.planning.topology import Topology
 
@@ -32,14 +33,20 @@ def exported(trained, tmp_path_factory):
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch, trained, exported):
-    """The current directory: a recipe, a run, a network's file and statistics lie there."""
+def place(tmp_path, monkeypatch, trained, upscaler, told, exported):
+    """The current directory, with what commands read, and files that nobody can."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(topology, "load", lambda name: Topology(name, "", jax.devices()))
     write(tmp_path)
-    (tmp_path / "run").symlink_to(trained)
+    for name, run in (("run", trained), ("upscaler", upscaler), ("told", told)):
+        (tmp_path / name).symlink_to(run)
     (tmp_path / "run.safetensors").symlink_to(exported)
     np.savez("statistics.npz", mu=np.arange(3.0), sigma=np.eye(3))
+    np.savez("images.npz", np.zeros((4, 8, 8, 3), np.uint8))
+    (tmp_path / "empty").touch()
+    (tmp_path / "noise").write_bytes(np.random.default_rng(0).bytes(1000))
+    (tmp_path / "half").write_bytes((tmp_path / "images.npz").read_bytes()[:500])
+    (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("a file")
     (tmp_path / "loop").symlink_to("loop")
     return tmp_path
@@ -55,6 +62,10 @@ BROKEN = {
     "below_a_loop": "loop/none",
     "nobodys_home": "~nobody_of_this_name/none",
     "not_utf8": os.fsdecode(b"\xff\xfe"),
+    "an_empty_file": "empty",
+    "noise": "noise",
+    "half_a_file": "half",
+    "an_empty_folder": "folder",
 }
 INPUTS = {
     "sample": ("sample", "--out", "x.png", "--workdir", "PATH"),
@@ -63,7 +74,13 @@ INPUTS = {
         *("sample", "--workdir", "run", "--out", "x.png"),
         *("--classifier", "PATH"),
     ),
+    "sample_small": ("sample", "--workdir", "upscaler", "--out", "x.png", "--small", "PATH"),
+    "sample_vectors": ("sample", "--workdir", "told", "--out", "x.png", "--vectors", "PATH"),
+    "sample_data": ("sample", "--workdir", "told", "--out", "x.png", "--data-path", "PATH"),
     "evaluate": ("evaluate", "--workdir", "PATH"),
+    "evaluate_model": ("evaluate", "--model", "PATH"),
+    "evaluate_classifier": ("evaluate", "--workdir", "run", "--classifier", "PATH"),
+    "evaluate_data": ("evaluate", "--workdir", "told", "--data-path", "PATH"),
     "export": ("export", "--out", "x.safetensors", "--workdir", "PATH"),
     "import": ("import", "--from", "cfg-jax", "--workdir", "new", "PATH"),
     "import_published": (
@@ -72,9 +89,20 @@ INPUTS = {
     ),
     "score": ("score", "--samples", "PATH"),
     "score_reference": ("score", "--samples", "statistics.npz", "--reference", "PATH"),
+    "score_weights": ("score", "--samples", "images.npz", "--weights", "PATH"),
     "train": ("train", "--workdir", "new", "--config", "PATH"),
+    "train_init": ("train", "--workdir", "new", "--config", "tiny.py", "--init", "PATH"),
+    "train_arrays": (
+        *("train", "--workdir", "new", "--config", "tiny.py"),
+        *("--config.data=Arrays", "--config.data.path=PATH"),
+    ),
     "plan": ("plan", "--topology", "v5e:2x4", "--config", "PATH"),
-    "prepare": ("prepare", "--config", "folder", "--config.data.path=PATH"),
+    "prepare": ("prepare", "--config", "PATH"),
+    "prepare_folder": ("prepare", "--config", "folder", "--config.data.path=PATH"),
+    "prepare_sounds": (
+        *("prepare", "--config", "tiny.py"),
+        *("--config.data=Sounds", "--config.data.path=PATH"),
+    ),
 }
 OUTPUTS = {
     "sample": ("sample", "--workdir", "run", "--out", "PATH.png"),
@@ -85,9 +113,18 @@ OUTPUTS = {
         *("score", "--samples", "statistics.npz", "--reference", "statistics.npz"),
         *("--out", "PATH.json"),
     ),
+    "score_cache": ("score", "--samples", "images.npz", "--cache", "PATH"),
     "plan": ("plan", "--config", "tiny.py", "--topology", "v5e:2x4", "--out", "PATH.md"),
     "train": ("train", "--config", "tiny.py", "--workdir", "PATH"),
+    "prepare": ("prepare", "--config", "tiny.py", "--config.data.dir=PATH"),
 }
+NO_PATHS = {
+    *("arch", "batch", "classes", "classifier-form", "classifier-scale", "clip", "condition"),
+    *("coordinator", "count", "distributed", "ema", "from", "fsdp", "grid", "guidance", "labels"),
+    *("metrics", "per-label", "process", "processes", "replay-step", "scale", "search", "seed"),
+    *("shape", "skip-bad", "solver", "step", "steps", "topology", "w", "wait"),
+}
+"""Flags whose values are none."""
 UNWRITABLE = {
     "below_a_file": "file/x",
     "too_long": "x" * 300,
@@ -98,6 +135,22 @@ UNWRITABLE = {
 
 def given(argv, path):
     return [part.replace("PATH", path) for part in argv]
+
+
+@pytest.mark.parametrize("command_", COMMANDS)
+def test_every_path_that_a_command_takes_is_tried(command, place, command_):
+    tried = [argv for argv in [*INPUTS.values(), *OUTPUTS.values()] if argv[0] == command_]
+    named = {
+        (argv[i - 1] if argv[i].startswith("PATH") else argv[i].partition("=")[0]).lstrip("-")
+        for argv in tried
+        for i in range(len(argv))
+        if "PATH" in argv[i]
+    }
+    models = {"sample": ("run", "upscaler", "told"), "evaluate": ("run",)}.get(command_, ("",))
+    told = [command(command_, *(("--workdir", m) if m else ()), "--help")[1] for m in models]
+    flags = {flag for text in told for flag in re.findall(r"^  --([\w-]+)$", text, re.MULTILINE)}
+    assert flags - NO_PATHS - {"samples"} <= named
+    assert command_ == "score" or "samples" not in named
 
 
 @pytest.mark.parametrize("path", BROKEN)

@@ -112,7 +112,7 @@ def test_of_a_noisy_classifier_what_has_no_meaning_is_refused(refused, noisy):
     [
         (["--w", "0,nan"], "nan"),
         (["--w", "a,b"], "--w takes numbers separated by commas"),
-        (["--samples", "1"], "--samples must be at least 2"),
+        (["--samples", "1"], "--samples must lie in [2, 1000000], got 1"),
         (["--seed", str(2**32)], "--seed must lie in [0, 4294967295]"),
         (["--solver", "rk4"], "got 'rk4'"),
         (["--guidance", "zero_star", "--guidance.eta", "1"], "no config field 'guidance.eta'"),

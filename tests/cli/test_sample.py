@@ -1,5 +1,6 @@
 """The command `sample`: pictures, arrays, going on, and what it refuses."""
 
+import json
 import shutil
 import time
 
@@ -164,8 +165,13 @@ def test_a_picture_has_a_row_a_label(command, trained, tmp_path):
     out = tmp_path / "deep" / "grid.png"
     code, _, err = command(*sample(trained, out, "--labels", "0-9", "--per-label", 4))
     assert code == 0, err
-    picture = Image.open(out)
-    assert picture.size[1] / picture.size[0] == pytest.approx(10 / 4, rel=0.02)
+    with Image.open(out) as picture:
+        told = json.loads(picture.text["cfg_jax"])
+        width, height = picture.size
+    assert height == 10 * 34 + 2
+    assert 4 * 34 + 2 < width < 4 * 34 + 2 + 34  # and the classes' names, of a digit each
+    assert (told["sample.steps"], told["guiding.w"], told["seed"]) == (2, 0.5, 0)
+    assert str(trained) in told["model"]
 
 
 @pytest.mark.slow
@@ -271,7 +277,7 @@ def test_interrupted_it_goes_on(command, trained, tmp_path, monkeypatch):
         (["--labels", f"0-{2**64}"], f"got '0-{2**64}'"),
         (["--labels", "-1"], "got '-1'"),
         (["--labels", ""], "got ''"),
-        (["--per-label", "0"], "--per-label must be at least 1"),
+        (["--per-label", "0"], "--per-label must lie in [1, 1000000], got 0"),
         (["--seed", str(2**32)], f"--seed must lie in [0, {2**32 - 1}], got {2**32}"),
         (["--seed", str(2**70)], f"--seed must lie in [0, {2**32 - 1}], got {2**70}"),
         (["--seed", "-1"], f"--seed must lie in [0, {2**32 - 1}], got -1"),

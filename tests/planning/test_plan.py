@@ -122,7 +122,7 @@ def test_the_search_ends_at_the_largest_batch_that_the_compiler_takes(slice_, mo
 def test_frozen_parameters_stand_in_the_table_and_are_read_by_the_step(slice_, pupil):
     config, teacher = pupil
     there = plans.make_plan(config, slice_, **DATA)
-    assert there.frozen == sum(4 * leaf.size for leaf in jax.tree.leaves(teacher.params))
+    assert there.frozen == sum(4 * leaf.size for leaf in jax.tree.leaves(teacher))
     assert there.frozen == there.state["parameters"]  # as large a network
     table = markdown(there, title="it")
     assert re.search(r"\| · frozen parameters +\| +0\.00 GiB \|", table)
