@@ -1,6 +1,7 @@
 """A model and the work directory that it was loaded from, with its recipe and step."""
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def named_run(name: str, default: Path | None = None) -> Run:
     """
     match = re.fullmatch(r"(.*?)(?::(\d+))?", name)
     assert match is not None  # the expression matches everything
-    place = Path(match[1]).expanduser() if match[1] or default is None else default
+    place = Path(os.path.expanduser(match[1])) if match[1] or default is None else default
     return load_run(place, step=int(match[2]) if match[2] else None)
 
 

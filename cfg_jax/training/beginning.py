@@ -1,11 +1,12 @@
 """What training begins with: a random network, or that of another run."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from cfg_jax.run import named_run
+from cfg_jax.run import Run, named_run
 from cfg_jax.runtime.notes import note
 from cfg_jax.training.program import Program
 from cfg_jax.training.state import State
@@ -14,11 +15,26 @@ NAMED = 3
 """Arrays that begin anew and are named, at most."""
 
 
-def beginning(config: ConfigDict, program: Program) -> State:
+def origin(config: ConfigDict, workdir: Path) -> Run | None:
+    """The run that the recipe names in `train.init`; None where there is none, or no need of it.
+
+    Raises:
+      ValueError: It cannot be read.
+    """
+    begun = any((workdir / "checkpoints").glob("[0-9]*"))
+    return named_run(config.train.init) if config.train.init and not begun else None
+
+
+def beginning(config: ConfigDict, program: Program, named: Run | None = None) -> State:
     """The state before the first step.
 
     Where the recipe names a run in `train.init`, the arrays of its first moving average that this
     network has too, of the same names and shapes, are taken; the others begin anew, and are said.
+
+    Args:
+      config: The recipe.
+      program: What it compiles to.
+      named: That run, if it has been read.
 
     Raises:
       ValueError: There is no such run, or it has none of the network's arrays.
@@ -26,7 +42,7 @@ def beginning(config: ConfigDict, program: Program) -> State:
     name = config.train.init
     if not name:
         return program.start()
-    run = named_run(name)
+    run = named_run(name) if named is None else named
     params, anew = _taken(program.start().params, run.params)
     count = len(jax.tree.leaves(params))
     if len(anew) == count:

@@ -16,7 +16,7 @@ from cfg_jax.runtime import failures, locks, processes
 from cfg_jax.runtime import mesh as meshes
 from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.runtime.notes import note
-from cfg_jax.training.beginning import beginning
+from cfg_jax.training.beginning import beginning, origin
 from cfg_jax.training.feed import Feed
 from cfg_jax.training.grids import GridWriter
 from cfg_jax.training.journal import Journal
@@ -57,6 +57,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     ledger = Ledger()
     data, program = _opened(config)
     every, last = config.train, config.train.steps
+    named = origin(config, workdir)  # a mistake shows before the directory is made
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(locks.alone(workdir))
@@ -71,7 +72,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
             note(f"{workdir} is trained already, to step {start}")
             return
         _announce(program)
-        state = beginning(config, program) if state is None else state
+        state = beginning(config, program, named) if state is None else state
         feed = stack.enter_context(contextlib.closing(_feed(config, data, start)))
         journal = stack.enter_context(Journal(config, workdir, ledger, step=start))
         frozen = jax.device_put(program.frozen, meshes.replicated(program.mesh))
