@@ -1,15 +1,19 @@
 """The commands, one module each; a user's mistake is answered in one line, with exit code 2."""
 
+import _thread
 import contextlib
 import errno
 import importlib
 import keyword
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 COMMANDS = {
     "train": "train a guided diffusion model, or go on training it",
@@ -55,13 +59,15 @@ def main(argv: list[str] | None = None) -> None:
     if name not in COMMANDS:
         _say(f"there is no command {name!r}; there are {', '.join(COMMANDS)}")
         sys.exit(MISTAKE)
-    with _answered(name):
+    with _answered(name), _interrupted_at_once(name):
         from cfg_jax.runtime import processes
+
+        module = f"{name}_" if keyword.iskeyword(name) else name
+        command = importlib.import_module(f"cfg_jax.cli.{module}")
     with processes.together(), _answered(name):
         if name in ON_DEVICES:
             _set_up()
-        module = f"{name}_" if keyword.iskeyword(name) else name
-        importlib.import_module(f"cfg_jax.cli.{module}").run(rest)
+        command.run(rest)
 
 
 def entry() -> None:
@@ -71,6 +77,7 @@ def entry() -> None:
     of Python under them is a segmentation fault. So it does where the run went wrong: a tidy end
     waits for workers that may not answer.
     """
+    _insist()
     try:
         main()
     except SystemExit as stop:
@@ -81,34 +88,70 @@ def entry() -> None:
         raise
 
 
+def _insist() -> None:
+    """Has Ctrl-C interrupt again where Python drops the interrupt, as when it frees memory."""
+    tell = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if unraisable.exc_type is KeyboardInterrupt:
+            threading.Timer(0.05, _thread.interrupt_main).start()
+        else:
+            tell(unraisable)
+
+    sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def _interrupted_at_once(name: str) -> Iterator[None]:
+    """Has Ctrl-C end the process while modules are imported, before anything is begun.
+
+    Raised there, an interrupt may be lost, or become another error, in a module written in C.
+    """
+
+    def leave(*_: Any) -> None:
+        os.write(2, f"cfg_jax {name}: interrupted\n".encode())
+        os._exit(INTERRUPTED)
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextlib.contextmanager
 def _answered(name: str) -> Iterator[None]:
     """Makes one line and an exit code of an error in a command that is not a bug."""
     try:
         yield
-    except FailedError as failure:
-        _say(f"{name}: {failure}")
-        sys.exit(failure.code)
-    except KeyboardInterrupt:
-        _say(f"{name}: interrupted")
-        sys.exit(INTERRUPTED)
-    except (ValueError, TypeError) as error:
-        if not _is_ours(error):
+    except (Exception, KeyboardInterrupt) as error:
+        answer = _answer(error)
+        if answer is None:
             raise
-        _say(f"{name}: {error}")
-        sys.exit(MISTAKE)
-    except OSError as error:
-        if not error.filename and error.errno not in FULL:
-            raise
+        message, code = answer
+        _say(f"{name}: {message}")
+        sys.exit(code)
+
+
+def _answer(error: BaseException) -> tuple[str, int] | None:
+    """What is said of an error, and the exit code; None for a bug."""
+    if isinstance(error, FailedError):
+        return str(error), error.code
+    if _is_an_interrupt(error):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, ValueError | TypeError) and _is_ours(error):
+        return str(error), MISTAKE
+    if isinstance(error, OSError) and (error.filename or error.errno in FULL):
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        _say(f"{name}: {where}{error.strerror}")
-        sys.exit(MISTAKE)
-    except (MemoryError, RuntimeError) as error:
+        return f"{where}{error.strerror}", MISTAKE
+    if isinstance(error, MemoryError | RuntimeError):
         wanted = _memory(error)
-        if wanted is None:
-            raise
-        _say(f"{name}: there is not enough memory{wanted and f' ({wanted})'}")
-        sys.exit(MISTAKE)
+        if wanted is not None:
+            return f"there is not enough memory{wanted and f' ({wanted})'}", MISTAKE
+    return None
 
 
 def say(text: str) -> None:
@@ -148,6 +191,13 @@ def _memory(error: MemoryError | RuntimeError) -> str | None:
     if found:
         return (found[1] or found[2]).rstrip(".")
     return told if isinstance(error, MemoryError) else None
+
+
+def _is_an_interrupt(error: BaseException | None) -> bool:
+    """Whether an error is a KeyboardInterrupt, or what a module written in C made of one."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
 
 
 def _is_ours(error: BaseException) -> bool:

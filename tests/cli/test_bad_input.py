@@ -169,6 +169,34 @@ def test_what_cannot_be_written_is_told_in_one_line(refused, place, command_, pa
     assert sorted(place.iterdir()) == before
 
 
+HUGE = {
+    "per-label": (*("sample", "--workdir", "run", "--out", "x.png"), "--per-label", "1000000000"),
+    "config.sample.steps": (*("sample", "--workdir", "run", "--out", "x.png"), "--steps=1000000"),
+    "samples": ("evaluate", "--workdir", "run", "--samples", "1000000000000"),
+    **{
+        f"config.{field}": (*OUTPUTS["train"], *kind, f"--config.{field}={value}")
+        for field, value, *kind in (
+            ("network.channels", 10**9),
+            ("network.channel_mult", "(1,1000000000)"),
+            ("network.blocks", 10**5),
+            ("condition.label.num_classes", 10**9),
+            ("schedule.steps", 10**9, "--config.schedule=LinearBeta"),
+            ("data.workers", 10**5),
+            ("data.frames", 10**9, "--config.data=MovingDigits"),
+            ("data.size", 10**9, "--config.data=MovingDigits"),
+            ("data.clips", 10**9, "--config.data=MovingDigits"),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("field", HUGE)
+def test_what_no_machine_can_do_is_refused_at_once(refused, place, field):
+    before = sorted(place.iterdir())
+    assert field in refused(*given(HUGE[field], "new"))
+    assert sorted(place.iterdir()) == before
+
+
 @pytest.mark.parametrize("command_", ["sample", "export", "score", "plan"])
 def test_a_folder_where_a_file_is_to_be_is_refused_at_once(refused, place, command_):
     argv = given(OUTPUTS[command_], "there")

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -64,6 +65,36 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("cfg_jax.cli.train.run", broken)
     with pytest.raises(ValueError, match="Expecting property name"):
         cli.main(["train"])
+
+
+def test_ctrl_c_that_c_made_an_error_of_its_own_is_still_ctrl_c(monkeypatch, capsys):
+    def loading(argv):
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    monkeypatch.setattr("cfg_jax.cli.train.run", loading)
+    with pytest.raises(SystemExit, match="130"):
+        cli.main(["train"])
+    assert capsys.readouterr().err == "cfg_jax train: interrupted\n"
+
+
+class Busy:
+    """Interrupted while it is freed, where Python tells of the interrupt and goes on."""
+
+    def __del__(self):
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_is_not_lost_where_python_drops_what_is_raised(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # and back to it at the end
+    cli._insist()
+
+    def interrupted():
+        Busy()
+        time.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert capfd.readouterr().err == ""
 
 
 def hungry():
