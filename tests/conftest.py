@@ -5,6 +5,7 @@ import os
 import platform
 import resource
 import shutil
+import signal
 import tempfile
 
 import numpy as np
@@ -32,6 +33,9 @@ if "CFG_JAX_TEST_CACHE" not in os.environ:
     os.environ["CFG_JAX_TEST_CACHE"] = tempfile.mkdtemp(prefix="cfg_jax_tests_")
     atexit.register(shutil.rmtree, os.environ["CFG_JAX_TEST_CACHE"], ignore_errors=True)
 os.environ["XDG_CACHE_HOME"] = os.environ["CFG_JAX_TEST_CACHE"]
+# A shell's background jobs ignore Ctrl-C, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

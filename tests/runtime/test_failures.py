@@ -79,7 +79,6 @@ def script(what, port, number):
 
     from cfg_jax.runtime import processes
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     processes.start(coordinator=f"127.0.0.1:{port}", processes=2, process=number, timeout=60)
 
     def work():
