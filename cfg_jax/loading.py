@@ -1,6 +1,7 @@
 """`cfg_jax.load`: a model of whatever lies at a path."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def load(path: str | Path, *, step: int | None = None, ema: Any = None, dtype: A
     if not isinstance(path, (str, Path)):
         raise TypeError(f"path must be a work directory or a file, got {path!r}")
     wanted = None if dtype is None else _floating(dtype)
-    place = Path(path).expanduser()
+    place = Path(os.path.expanduser(path))
     if place.is_file():
         if step is not None or ema is not None:
             raise ValueError(f"step and ema belong to a work directory, and {place} is a file")

@@ -110,6 +110,7 @@ def flat(run):
         ({"dtype": 3}, ValueError, "dtype must be one of floats, such as bfloat16, got 3"),
         ({"path": 3}, TypeError, "path must be a work directory or a file, got 3"),
         ({"path": None}, TypeError, "path must be a work directory or a file, got None"),
+        ({"path": "~nobody_here/x"}, ValueError, "there is no work directory ~nobody_here/x"),
     ],
 )
 def test_what_load_cannot_take_is_told(trained, monkeypatch, arguments, error, line):

@@ -144,7 +144,12 @@ def array(name: str, value: Any, what: str = "an array") -> np.ndarray:
 
 def told(value: Any) -> str:
     """A value in a message: one line, cut where it is long."""
-    text = " ".join((str if isinstance(value, np.generic) else repr)(value).split())
+    return line((str if isinstance(value, np.generic) else repr)(value))
+
+
+def line(text: str) -> str:
+    """A text in a message: one line, cut where it is long."""
+    text = " ".join(text.split())
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 

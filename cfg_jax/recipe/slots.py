@@ -12,6 +12,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cfg_jax.diffusion import checks
 from cfg_jax.recipe import signature, values
 from cfg_jax.recipe.signature import MISSING, Field, is_nnx, makes, told
 
@@ -293,13 +294,15 @@ def imported(name: str, path: str) -> Any:
         raise ValueError(f"{path} must be an import path module:Name, got {told(name)}")
     try:
         found = importlib.import_module(module)
-    except Exception as error:  # whatever a module of the user's raises
-        said = " ".join(str(error).split())
+    except (Exception, SystemExit) as error:  # whatever a module of the user's raises
         raise ValueError(
-            f"{path}: {module} cannot be imported: {type(error).__name__}: {said}"
+            f"{path}: {checks.line(module)} cannot be imported: {type(error).__name__}: "
+            f"{checks.line(str(error))}"
         ) from error
     for part in inner.split("."):
         if not hasattr(found, part):
-            raise ValueError(f"{path}: {module} has no {inner}{near(part, vars(found))}")
+            raise ValueError(
+                f"{path}: {checks.line(module)} has no {checks.line(inner)}{near(part, dir(found))}"
+            )
         found = getattr(found, part)
     return found

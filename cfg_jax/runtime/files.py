@@ -72,7 +72,7 @@ def read_arrays(
       ValueError: The file cannot be read, or lacks one that is needed.
     """
     try:
-        file = Path(path).expanduser()
+        file = Path(os.path.expanduser(path))
         check_regular(file)
         with np.load(file, allow_pickle=False) as held:
             arrays = {name: held[name] for name in held.files if name in set(names)}

@@ -208,6 +208,8 @@ def test_none_is_allowed_where_the_annotation_or_the_default_says_so():
         ("my_kinds:Nett", "network", "my_kinds has no Nett; did you mean Net?"),
         ("no_such_module:Net", "network", "no_such_module cannot be imported: ModuleNotFound"),
         ("my_kinds:", "network", "must be an import path module:Name, got 'my_kinds:'"),
+        ("my_kinds:NUMBER.reel", "network", "my_kinds has no NUMBER.reel; did you mean real?"),
+        ("a" * 9_000 + ":Net", "network", f"config.x: {'a' * 97}... cannot be imported: Module"),
         ("../evil:Net", "network", "must be an import path module:Name, got '../evil:Net'"),
         ("subprocess:Popen", "network", "makes a Popen, not a network"),
         ("os:system", "optimiser", "os:system does not say what it makes"),
@@ -233,6 +235,9 @@ def test_a_module_that_breaks_is_one_line(tmp_path, monkeypatch):
         recipe.make({"kind": "broken_kinds:Net"}, "network", "c")
     with pytest.raises(ValueError, match=r"^c: angry_kinds cannot .* RuntimeError: two lines$"):
         recipe.make({"kind": "angry_kinds:Net"}, "network", "c")
+    (tmp_path / "leaving_kinds.py").write_text("raise SystemExit(0)\n")
+    with pytest.raises(ValueError, match=r"^c: leaving_kinds cannot be imported: SystemExit: 0$"):
+        recipe.make({"kind": "leaving_kinds:Net"}, "network", "c")
 
 
 def test_an_nnx_network_is_wrapped():
