@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from cfg_jax import guidance
-from cfg_jax.sampling import arguments
+from cfg_jax.diffusion import checks
+from cfg_jax.diffusion.names import made
 from cfg_jax.sampling.solvers import SOLVERS, Ancestral, Solver
 
 FORMS = ("eps", "mean")
@@ -22,7 +23,7 @@ def log_prob_of(classifier: Any) -> Any:
       TypeError: It is neither.
     """
     found = getattr(classifier, "log_prob", classifier)
-    return arguments.function("classifier", found, "(z, logsnr, cond) -> log p(c|z)")
+    return checks.function("classifier", found, "(z, logsnr, cond) -> log p(c|z)")
 
 
 def labels_of(classifier: Any, cond: Any, entries: dict[str, Any]) -> Any:
@@ -51,13 +52,28 @@ def check_labels(classifier: Any, shown: Any) -> None:
             raise ValueError(f"{name} must lie in [0, {last}] beside a classifier; got {wrong[0]}")
 
 
-def solver_of(solver: Any, classifier: Any, scale: ArrayLike, form: str, method: Any) -> Any:
+def scale_of(classifier: Any, scale: ArrayLike | None, form: str) -> ArrayLike:
+    """A classifier's strength, 1 when None.
+
+    Raises:
+      ValueError: There is no such form; or a strength or another form than the first is given, and
+        no classifier.
+    """
+    if form not in FORMS:
+        raise ValueError(f"classifier_form must be one of {', '.join(FORMS)}; got {form!r}")
+    if classifier is None and (scale is not None or form != FORMS[0]):
+        name = "classifier_form" if scale is None else "classifier_scale"
+        raise ValueError(f"{name} needs a classifier beside it")
+    return 1.0 if scale is None else scale
+
+
+def solver_of(solver: Any, classifier: Any, scale: ArrayLike | None, form: str, method: Any) -> Any:
     """The solver, its mean shifted by the classifier if that is the form.
 
     Args:
       solver: The solver, or its name; None for the default.
       classifier: The classifier; None shifts nothing.
-      scale: Its strength.
+      scale: Its strength; 1 when None.
       form: One of `FORMS`.
       method: The guidance beside it.
 
@@ -65,10 +81,9 @@ def solver_of(solver: Any, classifier: Any, scale: ArrayLike, form: str, method:
       ValueError: There is no such form or solver, the solver has no mean that can be shifted, or
         the guidance is off at some noise levels.
     """
-    if form not in FORMS:
-        raise ValueError(f"classifier_form must be one of {', '.join(FORMS)}; got {form!r}")
+    scale = scale_of(classifier, scale, form)
     if solver is not None:
-        solver = arguments.made(SOLVERS, solver, "solver", lambda s: isinstance(s, Solver))
+        solver = made(SOLVERS, solver, "solver", lambda s: isinstance(s, Solver))
     if classifier is None or form == "eps":
         return solver
     if not isinstance(solver, Ancestral):

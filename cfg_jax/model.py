@@ -162,7 +162,7 @@ class Model:
         negative: Mapping[str, Any] | None = None,
         guide: Callable[[Denoiser, Any], Denoiser] | None = None,
         classifier: Any = None,
-        classifier_scale: ArrayLike = 1.0,
+        classifier_scale: ArrayLike | None = None,
         classifier_form: str = "eps",
     ) -> Denoiser:
         """The denoiser under guidance of strength w, its x̂ kept within the codec's bound.
@@ -173,16 +173,17 @@ class Model:
           negative: Entries that stand in the null's place, one an example or one for all.
           guide: Another guidance: `(denoiser, null) -> denoiser`.
           classifier: A noisy classifier that guides as well, a `Model` or a `LogProb`.
-          classifier_scale: Its strength, s of Dhariwal & Nichol 2021, a scalar or (batch,).
+          classifier_scale: Its s of Dhariwal & Nichol 2021, a scalar or (batch,); 1 when None.
           classifier_form: "eps" moves ε̂ (their Algorithm 2); "mean" leaves that to the solver.
 
         Raises:
           ValueError: There is nothing to hide, and w is not 0; or the guidance has a mistake.
         """
+        scale = beside.scale_of(classifier, classifier_scale, classifier_form)
         denoiser = self._self_guided(w, negative, guide, classifier is not None)
         if classifier is not None and classifier_form == "eps":
             denoiser = self.sampling.guidance.limited(
-                guidance.classifier(denoiser, beside.log_prob_of(classifier), w=classifier_scale)
+                guidance.classifier(denoiser, beside.log_prob_of(classifier), w=scale)
             )
         return self.sampling.clip(denoiser, self.codec.bound)
 
@@ -196,8 +197,8 @@ class Model:
         denoiser, method = self.denoiser, self.sampling.guidance
         null = conditions.negative(self.conditioners, self._given(negative))
         if guide is not None:
-            made = arguments.function("guide", guide, "(denoiser, null) -> denoiser")
-            return arguments.function("what guide returns", made(denoiser, null))
+            made = checks.function("guide", guide, "(denoiser, null) -> denoiser")
+            return checks.function("what guide returns", made(denoiser, null))
         if not hides and np.any(np.asarray(w) != 0):
             raise ValueError(f"{self!r} has nothing that guidance could hide: w must be 0, got {w}")
         if classified and not self.conditioners:
@@ -231,7 +232,7 @@ class Model:
         size: tuple[int, ...] | None = None,
         guide: Callable[[Denoiser, Any], Denoiser] | None = None,
         classifier: Any = None,
-        classifier_scale: ArrayLike = 1.0,
+        classifier_scale: ArrayLike | None = None,
         classifier_form: str = "eps",
         batch: int | None = None,
         offset: int = 0,
@@ -254,11 +255,9 @@ class Model:
           z: Noise to start from, (batch, *shape); drawn when None.
           size: The sides of the data, for a network that takes other sizes than it was trained on.
           guide: As in `guided`.
-          classifier: As in `guided`. It may guide an unconditional network; its label is then the
-            condition.
+          classifier: As in `guided`; beside an unconditional network its label is the condition.
           classifier_scale: As in `guided`.
-          classifier_form: "eps", for every solver; "mean" shifts the mean of `Ancestral` (Algorithm
-            1). See `guidance.gradient`.
+          classifier_form: "eps", or "mean" for `Ancestral` alone; see `guidance.gradient`.
           batch: The number of examples, where no condition tells it.
           offset: The number of the first example.
           mesh: Devices to split the examples over; the samples are the same.
@@ -275,6 +274,7 @@ class Model:
 
         >>> x = cfg_jax.load("runs/digits").sample(key, label=[3, 4], w=1.0)  # doctest: +SKIP
         """
+        checks.truth("decode", decode)
         if solver is None:
             solver, grid = self.sampling.solver, self.sampling.grid if grid is None else grid
         chosen = beside.solver_of(

@@ -90,7 +90,7 @@ def named_run(name: str, default: Path | None = None) -> Run:
     Raises:
       ValueError: It cannot be read.
     """
-    match = re.fullmatch(r"(.*?)(?::(\d+))?", name)
+    match = re.fullmatch(r"(.*?)(?::(\d{1,18}))?", name, re.DOTALL)
     assert match is not None  # the expression matches everything
     place = Path(os.path.expanduser(match[1])) if match[1] or default is None else default
     return load_run(place, step=int(match[2]) if match[2] else None)

@@ -374,6 +374,17 @@ def test_what_a_classifier_cannot_guide_is_refused(run, classifier, options, mes
         run.sample(KEY, **({"label": [3], "classifier": classifier} | options))
 
 
+@pytest.mark.parametrize(
+    "options", [{"classifier_scale": 5.0}, {"classifier_scale": 1.0}, {"classifier_form": "mean"}]
+)
+def test_what_is_a_classifiers_needs_one(run, options):
+    for asked in (lambda: run.sample(KEY, LABELS, **options), lambda: run.guided(**options)):
+        with pytest.raises(ValueError, match=f"{next(iter(options))} needs a classifier beside it"):
+            asked()
+    with pytest.raises(ValueError, match="classifier_form must be one of eps, mean; got 'both'"):
+        run.guided(classifier_form="both")
+
+
 def test_a_classifier_of_other_images_or_classes_is_refused(run, classifier):
     small = dataclasses.replace(classifier, facts=classifier.facts._replace(shape=(4, 4, 1)))
     with pytest.raises(ValueError, match=r"is of z of \(4, 4, 1\)"):
@@ -444,6 +455,9 @@ def test_a_classifier_of_other_images_or_classes_is_refused(run, classifier):
         ),
         ({"guide": lambda d, null: None}, TypeError, "what guide returns must be a callable"),
         ({"classifier": 3}, TypeError, "classifier must be a callable .*, got 3"),
+        ({"decode": "no"}, ValueError, "decode must be True or False, got 'no'"),
+        ({"z": "x"}, ValueError, "z must be an array of numbers, got 'x'"),
+        ({"cond": [["0", "1"], ["2", "3"]]}, ValueError, r"label must be \(batch,\) .* \(2, 2\)"),
         ({"on_step": 3}, TypeError, r"on_step must be a callable \(logsnr, z\) -> None, got 3"),
     ],
 )

@@ -98,7 +98,7 @@ def test_commands_run(demo, line):
     elif argv[0] == "sample":
         assert Path("grid.png").is_file()
     elif argv[0] == "score":
-        assert Path("samples.scores.json").is_file()
+        assert Path("samples.npz.scores.json").is_file()
     else:
         workdir = argv[argv.index("--workdir") + 1]
         assert Path(workdir, "evaluation/report.json").is_file()

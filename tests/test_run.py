@@ -9,6 +9,7 @@ from recipes import tiny
 import cfg_jax
 from cfg_jax import guidance, recipe, schedules, solvers
 from cfg_jax.optim import Constant, Power
+from cfg_jax.run import named_run
 from cfg_jax.sampling import fronts
 from cfg_jax.training.loop import train
 
@@ -110,6 +111,7 @@ def flat(run):
         ({"dtype": 3}, ValueError, "dtype must be one of floats, such as bfloat16, got 3"),
         ({"path": 3}, TypeError, "path must be a work directory or a file, got 3"),
         ({"path": None}, TypeError, "path must be a work directory or a file, got None"),
+        ({"path": "a\nb"}, ValueError, "there is no work directory a\nb"),
         ({"path": "~nobody_here/x"}, ValueError, "there is no work directory ~nobody_here/x"),
     ],
 )
@@ -199,3 +201,9 @@ def test_a_network_that_enlarges_is_guided_by_what_the_recipe_says(upscaler):
         run.sample(KEY, [3, 4])
     with pytest.raises(ValueError, match="same leading batch axis"):
         run.sample(KEY, label=[3], small=small)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "run:" + "1" * 5000, "\n:3"])
+def test_an_odd_name_of_a_run_is_answered(name):
+    with pytest.raises((ValueError, OSError)):
+        named_run(name)

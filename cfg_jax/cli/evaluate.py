@@ -11,6 +11,7 @@ from cfg_jax import evaluation
 from cfg_jax.cli import flagging, models, say
 from cfg_jax.cli.models import Chosen
 from cfg_jax.data.media import medium
+from cfg_jax.diffusion import checks
 from cfg_jax.loading import describe
 from cfg_jax.model import Model
 from cfg_jax.recipe import copied, flatten
@@ -59,7 +60,7 @@ def run(argv: list[str]) -> None:
         raise ValueError(f"--samples must lie in [2, 1000000], got {values['samples']}")
     points = _points(values)
     place, model = models.named(values)
-    out = flagging.path(values, "out") if values["out"] else place / "evaluation"
+    out = place / "evaluation" if values["out"] is None else flagging.path(values, "out")
     if model.kind is None:
         for name in sorted(set(defined) - OF_CLASSIFIERS):
             if defined[name].present:
@@ -67,7 +68,7 @@ def run(argv: list[str]) -> None:
         _by_noise_level(model, place, out, values)
     else:
         _by_strength(models.chosen(place, model, values, changes), place, out, values, points)
-    say((out / "report.md").read_text())
+    say((out / "report.md").read_text(encoding="utf-8"))
 
 
 def _by_strength(
@@ -141,15 +142,21 @@ def _how(chosen: Chosen) -> dict[str, Any]:
 def _points(values: dict[str, Any]) -> tuple[str, dict[float, tuple[float, float]]]:
     """What is swept over, and for each of its values w and the classifier's scale."""
     if values["classifier"] is None:
-        return "w", {w: (w, 1.0) for w in flagging.listed(values["w"] or WS, "w")}
-    ws = flagging.listed(values["w"] or "0", "w")
-    given = values["classifier-scale"] or (SCALES if len(ws) == 1 else "1")
-    scales = flagging.listed(given, "classifier-scale")
+        return "w", {w: (w, 1.0) for w in _strengths(values, "w", WS)}
+    ws = _strengths(values, "w", "0")
+    scales = _strengths(values, "classifier-scale", SCALES if len(ws) == 1 else "1")
     if len(scales) == 1 and len(ws) > 1:
         return "w", {w: (w, scales[0]) for w in ws}
     if len(ws) > 1:
         raise ValueError("one of --w and --classifier-scale takes several numbers, not both")
     return "classifier_scale", {scale: (ws[0], scale) for scale in scales}
+
+
+def _strengths(values: dict[str, Any], name: str, default: str) -> tuple[float, ...]:
+    found = flagging.listed(default if values[name] is None else values[name], name)
+    for strength in found:
+        checks.number(f"--{name}", strength, -1e6, 1e6)
+    return found
 
 
 def _told(

@@ -1,6 +1,7 @@
 """Flags of a command: parsed by absl, refused in one line, listed by --help; recipes among them."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -43,11 +44,12 @@ def parse(
       The flags' values by their names, and the operand by its.
 
     Raises:
-      ValueError: The operand is missing, an argument is not one of the flags, or a value is not
-        what its flag takes.
+      ValueError: The operand is missing, an argument is not one of the flags, a value is not what
+        its flag takes, or the current directory is gone.
     """
+    _printable()
     has_recipe = "config" in values
-    here = os.getcwd()
+    here = _here()
     if not {"", here} & set(sys.path):
         sys.path.append(here)
     wants_help = bool(_HELP & set(argv))
@@ -55,7 +57,7 @@ def parse(
     try:
         operands = values([command, *(a for a in rest if a not in _HELP)])[1:]
     except flags.Error as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(_reason(error)) from None
     if wants_help:
         title = f"{command} {operand}".strip()
         lines = [f"usage: python -m cfg_jax {title} [flags]\n\n{purpose}\n", *_told(values)]
@@ -71,6 +73,27 @@ def parse(
     flags.FLAGS.mark_as_parsed()
     given = values.flag_values_dict() | dict(zip(wanted, operands, strict=True))
     return given | ({_FIELDS: changed} if has_recipe else {})
+
+
+def _printable() -> None:
+    """Has standard output escape what its encoding lacks, as standard error does."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise ValueError("the current directory does not exist any more") from None
+
+
+def _reason(error: flags.Error) -> str:
+    """What absl says; some of its errors are told as tuples of a sentence and a value."""
+    cause = error.__context__
+    if isinstance(cause, ValueError) and len(cause.args) > 1:
+        return str(error).replace(str(cause), str(cause.args[0]))
+    return str(error)
 
 
 def define_config(values: flags.FlagValues) -> None:
@@ -145,7 +168,7 @@ def path(values: dict[str, Any], name: str) -> Path:
     """The path of a flag that must be given; "~" is the home directory.
 
     Raises:
-      ValueError: It is not given, is no path, or there is no such home.
+      ValueError: It is not given, or as of `expanded`.
     """
     return expanded(required(values, name), f"--{name}")
 
@@ -154,10 +177,13 @@ def expanded(text: str, what: str) -> Path:
     """A path with "~" expanded.
 
     Raises:
-      ValueError: It is no path, or there is no such home.
+      ValueError: It is no path, or there is no such home; or it is an address on the network, which
+        would become a local folder of that name.
     """
     if "\0" in text:
         raise ValueError(f"{what} must be a path, got {text!r}")
+    if "://" in text:
+        raise ValueError(f"{what} must be a path, on a mounted file system; got {text}")
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
@@ -165,17 +191,18 @@ def expanded(text: str, what: str) -> Path:
 
 
 def folder_of(path: Path) -> None:
-    """Makes the folder that a file is written into.
+    """Makes the folder that a file is written into, or what a link in its place leads to.
 
     Raises:
       ValueError: It cannot be made or written, or the file is a folder itself.
     """
+    folder = Path(os.path.realpath(path)).parent
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        if not os.access(path.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, f"no permission to write in {path.parent}")
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, f"no permission to write in {folder}")
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror or error}") from None
 

@@ -8,7 +8,8 @@ from cfg_jax.interop.guided_diffusion import ARCHITECTURES
 from cfg_jax.runtime.checkpoints import CheckpointError
 
 PURPOSE = """Makes a run of weights that were trained elsewhere, for `sample` and `evaluate`.
-Nothing in a file is ever executed."""
+Nothing in a file is ever executed; kinds of your own that it names are imported from the Python
+path and the current directory."""
 
 SOURCES = ("guided-diffusion", "cfg-jax")
 

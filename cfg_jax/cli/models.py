@@ -52,8 +52,8 @@ def split(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
             others.append(argument)
             continue
         value = next(arguments, None) if match[3] is None else match[3]
-        if value is None:
-            raise ValueError(f"{argument} needs a value")
+        if value is None or (match[3] is None and value.startswith("--")):
+            raise ValueError(f"{argument} needs a value: {argument}=VALUE")
         changes.append((PLACES[match[1]] + match[2], value))
     return changes, others
 

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import reprlib
 import runpy
 import traceback
 from collections.abc import Iterable, Iterator
@@ -59,10 +60,11 @@ def read(name: str) -> ConfigDict:
         if error.args == ("get_config",):
             raise ValueError(f"the config file {name!r} has no function get_config") from None
         raise ValueError(_mistake(error, path)) from error
-    except Exception as error:  # whatever the user's file raises
+    except (Exception, SystemExit) as error:  # whatever the user's file raises
         raise ValueError(_mistake(error, path)) from error
     if not isinstance(made, ConfigDict):
-        raise ValueError(f"get_config of the config file {name!r} returns no recipe, got {made!r}")
+        got = _cut(reprlib.repr(made))
+        raise ValueError(f"get_config of the config file {name!r} returns no recipe, got {got}")
     return made
 
 
@@ -86,14 +88,27 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _mistake(error: Exception, path: Path) -> str:
+def _mistake(error: BaseException, path: Path) -> str:
     """One line for an error in a config file, with the line that it is in."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
     where = f" in line {line}" if line else ""
-    told = str(error).strip("\"'\n ").split(" Other fields present")[0]
-    told = " ".join(told.split()) or type(error).__name__
+    inner = error.args[0] if error.args else error
+    held = inner if isinstance(inner, KeyError) else error  # as ml_collections raises it
+    if isinstance(error, SystemExit):
+        told = "it ends the process"
+    elif isinstance(held, KeyError) and len(held.args) == 1:
+        told = str(held.args[0])  # its own text has quotes around it
+    else:
+        told = str(error)
+    told = _cut(told).split(" Other fields present")[0] or type(error).__name__
     return f"the config file has a mistake{where}: {told}"
+
+
+def _cut(text: str) -> str:
+    """A text as one line of a bounded length."""
+    line = " ".join(text.split())
+    return line if len(line) <= 300 else f"{line[:299]}…"
 
 
 # Help.

@@ -49,7 +49,7 @@ def run(argv: list[str]) -> None:
         raise ValueError(f"--batch must be at least 1, got {values['batch']}")
     samples = _samples(flagging.path(values, "samples"), values)
     other = _given(values, "reference")
-    reference = _reference(other) if other else None
+    reference = None if other is None else _reference(other)
     out = _given(values, "out") or _beside(samples.path)
     if reference:
         comparison.check_sizes(samples, reference)
@@ -127,12 +127,12 @@ def _beside(path: Path) -> Path:
     place = path if path.name not in ("", "..") else path.resolve()
     if not place.name:
         raise ValueError("give --out: the samples' folder has no name")
-    return place.with_suffix(".scores.json")
+    return place.with_name(f"{place.name}.scores.json")
 
 
 def _given(values: dict[str, Any], name: str) -> Path | None:
     """The path of a flag that need not be given."""
-    return flagging.path(values, name) if values[name] else None
+    return None if values[name] is None else flagging.path(values, name)
 
 
 def _define(values: flags.FlagValues) -> None:

@@ -3,7 +3,6 @@
 import shlex
 import signal
 import sys
-from pathlib import Path
 
 from absl import flags
 
@@ -20,13 +19,6 @@ from cfg_jax.training.window import NonFiniteLossError
 PURPOSE = """Trains a guided diffusion model, or a noisy classifier to guide one with, by a recipe.
 The same command goes on with a run that was stopped. Writes checkpoints, metrics.jsonl and grids of
 samples into the work directory."""
-
-
-def _directory(name: str) -> Path:
-    """The work directory; a bucket's address would become a local folder of that name."""
-    if "://" in name:
-        raise ValueError(f"--workdir must be a directory, on a mounted file system; got {name}")
-    return flagging.expanded(name, "--workdir")
 
 
 def run(argv: list[str]) -> None:
@@ -49,7 +41,7 @@ def run(argv: list[str]) -> None:
     config = flagging.config(values)
     if values["init"] is not None:
         recipe.override(config, "train.init", values["init"])
-    workdir = _directory(flagging.required(values, "workdir"))
+    workdir = flagging.path(values, "workdir")
     flagging.start_processes(values)
     try:
         if values["replay-step"] is not None:

@@ -51,11 +51,20 @@ class Label(Conditioner):
             raise ValueError(f"p_uncond must be 0 where has_null is False, got {self.p_uncond}")
 
     def bind(self, name: str, facts: Facts) -> "Label":
-        """Takes the number of classes and their names from the data."""
-        count = self.num_classes or len(facts.class_names)
+        """Takes the number of classes and their names from the data.
+
+        Raises:
+          ValueError: The data have no classes, or more of them than `num_classes`.
+        """
+        names = tuple(facts.class_names)
+        count = self.num_classes or len(names)
         if not count:
             raise ValueError(f"{name} is a Label, and the data have no classes")
-        names = tuple(facts.class_names)
+        if count < len(names):
+            raise ValueError(
+                f"{name}.num_classes must be at least {len(names)}, the data's number of classes; "
+                f"got {count}"
+            )
         return dataclasses.replace(self, num_classes=count, class_names=names, name=name)
 
     @property
@@ -82,7 +91,9 @@ class Label(Conditioner):
             return jnp.asarray(value, jnp.int32)
         entries = checks.array(self.name, value)
         if entries.dtype.kind in "US":
-            entries = np.asarray([self._number(str(name)) for name in np.ravel(entries)], np.int32)
+            entries = np.atleast_1d(entries)
+            found = [self._number(str(name)) for name in entries.ravel()]
+            entries = np.asarray(found, np.int32).reshape(entries.shape)
         last = self._count if self.has_null else self._count - 1
         allowed = f"[0, {self._count - 1}]" + (f", or be {last} for none" if self.has_null else "")
         if entries.ndim != 1 or not entries.size:

@@ -108,8 +108,23 @@ def _check_names(conditioners: Conditioners, entries: Mapping[str, Any]) -> None
 def read(
     conditioners: Conditioners, params: Mapping[str, Any], batch: Mapping[str, Any], x: Any
 ) -> Condition:
-    """The condition of a batch of training."""
-    return {name: made.read(params.get(name, {}), batch, x) for name, made in conditioners}
+    """The condition of a batch of training.
+
+    Raises:
+      ValueError: The data lack what an entry is made of.
+    """
+    return {name: _entry(name, made, params, batch, x) for name, made in conditioners}
+
+
+def _entry(name: str, made: Conditioner, params: Any, batch: Mapping[str, Any], x: Any) -> Any:
+    try:
+        return made.read(params.get(name, {}), batch, x)
+    except KeyError as error:
+        beside = ", ".join(there for there in batch if there not in ("x", "replaced")) or "nothing"
+        raise ValueError(
+            f"config.condition.{name} is made of {error}, which the data do not have beside x; "
+            f"they have {beside}"
+        ) from error
 
 
 def shown(

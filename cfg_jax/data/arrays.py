@@ -8,7 +8,7 @@ import numpy as np
 
 from cfg_jax.data import fields, splits
 from cfg_jax.data.dataset import ArraySource, Dataset, Kind, check_split, warn_of_empty
-from cfg_jax.data.tree import readable, shown
+from cfg_jax.data.tree import readable, shown, twin
 from cfg_jax.runtime.files import DAMAGED_NPZ, check_regular, checksum, read_arrays
 
 _CHANNELS = {np.dtype(np.uint8): (3, 4, 5), np.dtype(np.int16): (3,)}
@@ -177,8 +177,9 @@ def _beside(where: str, name: str, array: np.ndarray, count: int) -> np.ndarray:
 
 def _class_names(where: str, names: np.ndarray | None, labels: np.ndarray) -> tuple[str, ...]:
     most = int(labels.max()) + 1
-    missing = np.flatnonzero(np.bincount(labels, minlength=most) == 0)
     if names is None:
+        present = np.unique(labels)
+        missing = np.flatnonzero(present != np.arange(len(present)))
         if len(missing):
             raise ValueError(
                 f"label in {where} should number the classes from 0 without gaps, and none is "
@@ -190,9 +191,8 @@ def _class_names(where: str, names: np.ndarray | None, labels: np.ndarray) -> tu
     if len(names) < most:
         raise ValueError(f"class_names in {where} should be {most} or more, got {len(names)}")
     texts = tuple(_decoded(name) for name in names.tolist())
-    if len(set(texts)) < len(texts):
-        twin = next(text for text in texts if texts.count(text) > 1)
-        raise ValueError(f"class_names in {where} should differ, but {twin!r} stands there twice")
+    if found := twin(texts):
+        raise ValueError(f"class_names in {where} should differ, but {found!r} stands there twice")
     return texts
 
 

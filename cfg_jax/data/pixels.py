@@ -10,6 +10,8 @@ from PIL import Image, ImageOps
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _MODES = {1: "L", 3: "RGB"}
 WHITE = (255, 255, 255)
+LONGEST = 16
+"""How often the short side goes into the long one, at most, where an image is resized."""
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -43,7 +45,7 @@ def to_pixels(
 
     The image is turned upright (EXIF, unless that is damaged), laid on the background where it is
     transparent, made grey or RGB, resized with an antialiasing bicubic filter until its short side
-    is `image_size`, and cropped at the centre.
+    is `image_size`, and cropped at the centre; beforehand to `LONGEST`, which bounds the memory.
 
     Args:
       image: of any mode and size.
@@ -56,14 +58,26 @@ def to_pixels(
 
     Raises:
       OSError: the image cannot be decoded.
+      ValueError: it has 32 bits a pixel, whose range no one can tell.
     """
     image.load()
     image = _opaque(_upright(image), background).convert(_MODES[channels])
     if image_size and image.size != (image_size, image_size):
-        image = ImageOps.cover(image, (image_size, image_size), Image.Resampling.BICUBIC)
+        image = ImageOps.cover(
+            _shortened(image), (image_size, image_size), Image.Resampling.BICUBIC
+        )
         left, top = (image.width - image_size) // 2, (image.height - image_size) // 2
         image = image.crop((left, top, left + image_size, top + image_size))
     return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def _shortened(image: Image.Image) -> Image.Image:
+    """The middle of an image that is too long, with the same centre."""
+    most = LONGEST * min(image.size)
+    left, top = (max(0, (side - most) // 2) for side in image.size)
+    if not left and not top:
+        return image
+    return image.crop((left, top, image.width - left, image.height - top))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -80,7 +94,13 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _opaque(image: Image.Image, background: Sequence[int]) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel: convert() clips them where we want to scale.
+    if image.mode in ("I", "F"):
+        kind = "whole" if image.mode == "I" else "floating-point"
+        raise ValueError(
+            f"its pixels are {kind} numbers of 32 bits, whose range is not known: store it with 8 "
+            "or 16 bits"
+        )
+    if image.mode.startswith("I;16"):  # convert() clips them where we want to scale.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if not (set(image.getbands()) & {"A", "a"} or "transparency" in image.info):
         return image

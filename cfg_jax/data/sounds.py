@@ -1,8 +1,7 @@
 """A folder or zip of class folders of WAV files."""
 
 import dataclasses
-import io
-import wave
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +11,11 @@ from jaxtyping import Int16
 from cfg_jax.data import dataset, fields, folder
 from cfg_jax.data.dataset import LABEL, Dataset, Kind, UnreadableError, check_split
 from cfg_jax.data.tree import Tree, What, class_of, shown
+
+_EXTENSIBLE, _GUID = 65534, bytes.fromhex("000000001000800000aa00389b71")
+"""A format that is named further on, by a number and these bytes."""
+_OPEN = 2**32 - 1
+"""The length that a stream claims, whose end nobody knew."""
 
 WAVS = What(one="sound", suffixes=(".wav", ".wave"), example="SOUND.wav", named="WAV file")
 
@@ -138,18 +142,52 @@ class SoundSource:
 def _read(tree: Tree, file: str) -> tuple[Int16[np.ndarray, "length channels"], int]:
     """A WAV file's samples and rate."""
     try:
-        with wave.open(io.BytesIO(tree.read(file))) as sound:
-            channels, width, rate, count = sound.getparams()[:4]
-            if width != 2:
-                raise ValueError(f"it has {8 * width} bits where 16 are expected")
-            if channels not in (1, 2):
-                raise ValueError(f"it has {channels} channels where 1 or 2 are expected")
-            samples = np.frombuffer(sound.readframes(count), "<i2")
-        if not len(samples) or len(samples) != count * channels:
-            raise ValueError(f"it should hold {count} samples and holds {len(samples) // channels}")
-    except Exception as error:  # Damaged files make readers raise anything.
+        return _parsed(tree.read(file))
+    except Exception as error:  # Damaged zips make readers raise anything.
         raise _unreadable(tree, file, dataset.reason(error)) from error
+
+
+def _parsed(content: bytes) -> tuple[Int16[np.ndarray, "length channels"], int]:
+    """The samples and rate of a WAV file's content.
+
+    Raises:
+      ValueError: It is none, or is stored otherwise than `Sounds` takes.
+    """
+    chunks = dict(reversed([*_chunks(content)]))  # of two of a name, the first
+    form, _ = chunks.get(b"fmt ", (b"", 0))
+    data, size = chunks.get(b"data", (b"", 0))
+    if len(form) < 16 or b"data" not in chunks:
+        raise ValueError("it is no whole WAV file")
+    kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", form)
+    if kind == _EXTENSIBLE and form[26:40] == _GUID:
+        (kind,) = struct.unpack_from("<H", form, 24)
+    if kind != 1:
+        raise ValueError(f"its format is number {kind} where 1, plain PCM, is expected")
+    if bits != 16:
+        raise ValueError(f"it has {bits} bits where 16 are expected")
+    if channels not in (1, 2):
+        raise ValueError(f"it has {channels} channels where 1 or 2 are expected")
+    if not 0 < rate < 2**31:
+        raise ValueError(f"it has {rate} samples a second where 1 to {2**31 - 1} are expected")
+    if size == _OPEN:
+        raise ValueError("its header leaves its length open, as that of a stream: store it anew")
+    count = size // (2 * channels)
+    if not count or len(data) < 2 * channels * count:
+        held = len(data) // (2 * channels)
+        raise ValueError(f"by its header it should hold {count} samples, and it holds {held}")
+    samples = np.frombuffer(data, "<i2", count * channels)
     return samples.reshape(-1, channels).astype(np.int16), rate
+
+
+def _chunks(content: bytes) -> Iterator[tuple[bytes, tuple[bytes, int]]]:
+    """The chunks of a RIFF file of the kind WAVE: names, contents and the sizes claimed."""
+    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
+        return
+    start = 12
+    while start + 8 <= len(content):
+        name, size = struct.unpack_from("<4sI", content, start)
+        yield name, (content[start + 8 : start + 8 + size], size)
+        start += 8 + size + size % 2
 
 
 def _unreadable(tree: Tree, file: str, why: str) -> UnreadableError:

@@ -5,7 +5,9 @@ import functools
 import hashlib
 import os
 import stat
+import unicodedata
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -67,9 +69,8 @@ class Tree:
           ValueError: two folders' names are the same text.
         """
         names = tuple(map(readable, self.folders))
-        twins = sorted({name for name in names if names.count(name) > 1})
-        if twins:
-            raise ValueError(f"{shown(self.path)}: two class folders have the name {twins[0]!r}")
+        if found := twin(names):
+            raise ValueError(f"{shown(self.path)}: two class folders have the name {found!r}")
         return names
 
     def read(self, file: str) -> bytes:
@@ -84,8 +85,8 @@ class Tree:
                 raise OSError("it is not a regular file")
             return path.read_bytes()
         status = self.path.stat()
-        archive = _archive(self.path, status.st_size, status.st_mtime_ns)
-        return archive.read(self.prefix + file)
+        archive, members = _archive(self.path, status.st_size, status.st_mtime_ns)
+        return archive.read(members[self.prefix + file])
 
     def stamp(self, files: Sequence[str]) -> tuple:
         """Returns what differs once one of these files was renamed or written to."""
@@ -101,7 +102,8 @@ class Tree:
             sizes = [found and found[0] for found in status]
         else:
             with zipfile.ZipFile(self.path) as archive:
-                sizes = [archive.getinfo(self.prefix + file).file_size for file in files]
+                members = _members(archive)
+            sizes = [members[self.prefix + file].file_size for file in files]
         return digest(list(zip(files, sizes, strict=True)))
 
 
@@ -111,9 +113,23 @@ def digest(value: Any) -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def _archive(path: Path, size: int, changed: int) -> zipfile.ZipFile:
-    """An open zip; another one once the file was written to."""
-    return zipfile.ZipFile(path)
+def _archive(
+    path: Path, size: int, changed: int
+) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
+    """An open zip and its members; another one once the file was written to."""
+    archive = zipfile.ZipFile(path)
+    return archive, _members(archive)
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """A zip's members by their names below it, with "/" between folders whoever packed it."""
+    found = {}
+    for member in archive.infolist():
+        name = member.filename.replace("\\", "/")
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if parts:
+            found["/".join(parts) + "/" * name.endswith("/")] = member
+    return found
 
 
 def _status(path: Path) -> tuple[int, int] | None:
@@ -142,6 +158,12 @@ def readable(name: str) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
         return raw.decode("latin-1")
+
+
+def twin(names: Sequence[str]) -> str | None:
+    """The first name that stands twice, composed or decomposed (Unicode); None if all differ."""
+    counts = Counter(unicodedata.normalize("NFC", name) for name in names)
+    return next((name for name, count in counts.items() if count > 1), None)
 
 
 def shown(path: str | os.PathLike) -> str:
@@ -230,7 +252,7 @@ def _names(path: str | os.PathLike, what: What) -> tuple[Path, list[str]]:
     try:
         if stat.S_ISREG(mode) and zipfile.is_zipfile(root):
             with zipfile.ZipFile(root) as archive:
-                return root, archive.namelist()
+                return root, list(_members(archive))
     except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
         raise ValueError(f"{shown(root)} cannot be read as a zip ({error})") from None
     raise ValueError(f"{shown(root)} is neither a folder nor a zip: path should be one of them")

@@ -16,9 +16,14 @@ import numpy as np
 LARGEST_LOGSNR = 80.0
 """Beyond it e^λ or e^-λ leaves float32."""
 
+MOST_STEPS = 1_000_000
+"""Of a walk over the noise levels."""
+
 
 def finite(name: str, value: Any) -> None:
     """Raises ValueError where `value`, unless it is traced, holds no number, a NaN or an infinity.
+
+    So does a number that the floats of JAX, float32 as a rule, cannot hold.
 
     >>> finite("w", 0.5)
     >>> finite("w", "x")
@@ -27,7 +32,10 @@ def finite(name: str, value: Any) -> None:
     """
     entries = numbers(name, value)
     if entries is not None:
+        held = jnp.promote_types(jnp.result_type(entries), jnp.float32)
         _refuse(entries[~np.isfinite(entries)], f"{name} must be finite")
+        with np.errstate(over="ignore"):
+            _refuse(entries[~np.isfinite(entries.astype(held))], f"{name} must be finite in {held}")
 
 
 def within(name: str, value: Any, low: float, high: float) -> None:
@@ -95,8 +103,11 @@ def truth(name: str, value: Any) -> None:
 
 
 def steps(value: Any) -> int:
-    """A number of steps as an int; raises ValueError unless it is whole and at least one."""
-    return whole("steps", value, 1)
+    """A number of steps as an int; raises ValueError unless it is whole, from 1 to a million."""
+    count = whole("steps", value, 1)
+    if count > MOST_STEPS:
+        raise ValueError(f"steps must be at most {MOST_STEPS}, got {count}")
+    return count
 
 
 def logsnr(name: str, value: Any) -> None:
@@ -128,6 +139,35 @@ def numbers(name: str, value: Any) -> np.ndarray | None:
     if not (jnp.issubdtype(entries.dtype, jnp.floating) or entries.dtype.kind in "iu"):
         raise ValueError(f"{name} must be {what}, got {told(value)}")
     return entries
+
+
+def batch(name: str, value: Any) -> jax.Array:
+    """Numbers of (batch, ...), traced or not, as an array.
+
+    Raises:
+      ValueError: They are none, or have no axis.
+    """
+    try:
+        found = jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name} must be an array of numbers, got {told(value)}") from None
+    real = any(jnp.issubdtype(found.dtype, kind) for kind in (jnp.floating, jnp.integer))
+    if not found.ndim or not real:
+        raise ValueError(
+            f"{name} must be an array of numbers, (batch, ...), got {found.dtype} of {found.shape}"
+        )
+    return found
+
+
+def function(what: str, value: Any, form: str = "(z, logsnr, cond) -> eps") -> Any:
+    """A function of a form, if it can be called at all.
+
+    Raises:
+      TypeError: It cannot.
+    """
+    if isinstance(value, type) or not callable(value):
+        raise TypeError(f"{what} must be a callable {form}, got {told(value)}")
+    return value
 
 
 def array(name: str, value: Any, what: str = "an array") -> np.ndarray:

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from cfg_jax.diffusion import noise, process
+from cfg_jax.diffusion import checks, noise, process
 from cfg_jax.diffusion.logsnr import floating
 
 Condition = Any
@@ -112,7 +113,8 @@ def broadcast(null: Any, cond: Condition) -> Condition:
       A pytree of cond's shapes and dtypes.
 
     Raises:
-      ValueError: The structures differ, or a leaf's shape does not fit.
+      ValueError: The structures differ, or a leaf's shape does not fit, or its numbers do not fit
+        the condition's dtype.
     """
     if isinstance(null, PerExample):
         null = null.values
@@ -135,8 +137,17 @@ def broadcast(null: Any, cond: Condition) -> Condition:
     return jax.tree.map(_broadcast_leaf, filled, cond)
 
 
-def _broadcast_leaf(null, cond):
-    null = jnp.asarray(null, cond.dtype)
+def _broadcast_leaf(given, cond):
+    try:
+        null = jnp.asarray(given, cond.dtype)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"null must be of {cond.dtype}, got {checks.told(given)}") from None
+    if jnp.issubdtype(cond.dtype, jnp.integer) and not isinstance(given, jax.core.Tracer):
+        entries = np.asarray(given)
+        with np.errstate(invalid="ignore"):
+            held = entries.astype(cond.dtype) == entries
+        if not np.all(held):
+            raise ValueError(f"null must be of {cond.dtype}, got {checks.told(given)}")
     if null.shape not in ((), cond.shape, cond.shape[1:]):
         raise ValueError(
             f"a null for a condition of shape {cond.shape} must be a number or have shape "

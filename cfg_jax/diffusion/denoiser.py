@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from cfg_jax.diffusion import checks, prediction
+from cfg_jax.diffusion import checks, prediction, schedules
 from cfg_jax.diffusion.condition import Condition
 from cfg_jax.diffusion.logsnr import alpha, expand, floating, sigma
 from cfg_jax.diffusion.prediction import Estimate
@@ -90,17 +90,22 @@ class FromPrediction:
         return prediction.estimate(p, z, logsnr=logsnr, kind=self.kind)._replace(v=v)
 
 
-def from_prediction(network: Any, kind: prediction.Kind) -> FromPrediction:
+def from_prediction(network: Any, kind: prediction.Kind | str) -> FromPrediction:
     """Makes a denoiser of a network that predicts something other than ε, or its variance beside.
 
     Args:
       network: `(z, logsnr, cond) -> p`, p of z's shape, or a pair with p as its `value` and the `v`
         of the reverse variance, such as `parts.Prediction`. It is shown z times the kind's scale,
         which is 1 but for `FLOW` and `edm()`.
-      kind: What p predicts: `prediction.X`, `V`, `SCORE`, `FLOW`, `edm(sigma_data)` or `EPS`.
+      kind: What p predicts: `prediction.X`, `V`, `SCORE`, `FLOW`, `edm(sigma_data)` or `EPS`, or
+        its name.
 
     Returns:
       A denoiser.
+
+    Raises:
+      TypeError: network cannot be called, or kind is none.
+      ValueError: No kind has that name.
 
     >>> import jax.numpy as jnp
     >>> from cfg_jax import prediction
@@ -109,7 +114,12 @@ def from_prediction(network: Any, kind: prediction.Kind) -> FromPrediction:
     >>> denoiser.read(knows_x, jnp.zeros((1, 2)), 0.0, None).x.tolist()
     [[1.0, 1.0]]
     """
-    return FromPrediction(network=network, kind=kind)
+    checks.function("network", network, "(z, logsnr, cond) -> p")
+    return FromPrediction(network=network, kind=prediction.kind_of(kind))
+
+
+_BOUNDS = (1e-30, 1e30)
+"""What the range of the data may be."""
 
 
 @jax.tree_util.register_dataclass
@@ -145,12 +155,18 @@ def clipped(denoiser: Denoiser, bound: ArrayLike = 1.0) -> Clipped:
     Returns:
       A denoiser that returns the pair (x̂, ε̂) with z = α x̂ + σ ε̂.
 
+    Raises:
+      TypeError: denoiser cannot be called.
+      ValueError: bound is not positive and finite.
+
     >>> import jax.numpy as jnp
     >>> from cfg_jax.diffusion.denoiser import clipped
     >>> zero = lambda z, logsnr, cond: jnp.zeros_like(z)
     >>> clipped(zero)(jnp.full((1, 1), 5.0), 0.0, None).x.tolist()
     [[1.0]]
     """
+    checks.function("denoiser", denoiser)
+    checks.within("bound", bound, *_BOUNDS)
     return Clipped(denoiser=denoiser, bound=bound)
 
 
@@ -177,19 +193,24 @@ class FromDiscrete:
 
 
 def from_discrete(
-    network: Any, schedule: DiscreteSchedule, *, rounded: bool = False
+    network: Any, schedule: DiscreteSchedule | str, *, rounded: bool = False
 ) -> FromDiscrete:
     """Makes a denoiser of a network that was trained in discrete time.
 
     Args:
       network: `(z, t, cond) -> eps`, t of (batch,) in [0, T - 1]. One that predicts something else
         than ε goes through `from_prediction` around this.
-      schedule: The noise levels it was trained on, `schedules.LinearBeta` or `CosineBeta`.
+      schedule: The noise levels it was trained on, `schedules.LinearBeta` or `CosineBeta`, or its
+        name.
       rounded: Give it the nearest whole t, as int32, instead of t as a float. On the schedule's own
         grid t is whole either way.
 
     Returns:
       A denoiser, `(z, logsnr, cond) -> eps`.
+
+    Raises:
+      TypeError: network cannot be called, or schedule is no discrete one.
+      ValueError: No discrete schedule has that name, or rounded is not True or False.
 
     >>> import jax.numpy as jnp
     >>> from cfg_jax import schedules
@@ -199,7 +220,10 @@ def from_discrete(
     >>> tells_t(jnp.zeros((1, 2)), schedule.at(250), None).tolist()
     [[250.0, 250.0]]
     """
-    return FromDiscrete(network=network, schedule=schedule, rounded=rounded)
+    checks.function("network", network, "(z, t, cond) -> eps")
+    checks.truth("rounded", rounded)
+    made = schedules.made(schedule, DiscreteSchedule)
+    return FromDiscrete(network=network, schedule=made, rounded=rounded)
 
 
 @jax.tree_util.register_dataclass
@@ -248,7 +272,8 @@ def dynamically_thresholded(
       exceed the bound it is `clipped`.
 
     Raises:
-      ValueError: percentile lies outside [0, 1], or bound is not positive.
+      TypeError: denoiser cannot be called.
+      ValueError: percentile lies outside [0, 1], or bound is not positive and finite.
 
     >>> import jax.numpy as jnp
     >>> from cfg_jax.diffusion.denoiser import dynamically_thresholded
@@ -257,8 +282,9 @@ def dynamically_thresholded(
     >>> dynamically_thresholded(zero, 1.0)(z, 0.0, None).x.round(6).tolist()
     [[1.0, 0.5, 0.0]]
     """
+    checks.function("denoiser", denoiser)
     checks.within("percentile", percentile, 0.0, 1.0)
-    checks.within("bound", bound, 1e-30, jnp.inf)
+    checks.within("bound", bound, *_BOUNDS)
     return DynamicallyThresholded(denoiser=denoiser, percentile=percentile, bound=bound)
 
 

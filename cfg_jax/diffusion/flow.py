@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cfg_jax.diffusion import checks, noise
+from cfg_jax.diffusion import checks, noise, schedules
 from cfg_jax.diffusion.condition import Condition
 from cfg_jax.diffusion.denoiser import Denoiser, read
 from cfg_jax.diffusion.gaussian import bits_per_dim, per_example
@@ -39,7 +39,7 @@ def ode_log_prob(
     cond: Condition = None,
     *,
     key: jax.Array | None = None,
-    schedule: Schedule,
+    schedule: Schedule | str,
     steps: int,
 ) -> FlowLikelihood:
     """The log density of x under the probability-flow ODE, by the Runge-Kutta method of order 4.
@@ -59,14 +59,16 @@ def ode_log_prob(
       key: Of a ±1 probe for each example: ∇·f is then estimated without bias by Hutchinson's
         trace, one derivative along the probe. None computes it exactly, one derivative an entry:
         for small examples.
-      schedule: Its quantiles are the steps' ends; `schedules.Uniform` spaces them evenly in λ.
+      schedule: Its quantiles are the steps' ends; `schedules.Uniform` spaces them evenly in λ. One
+        of `schedules`, or its name.
       steps: The number of steps, at least 1, with 4 calls of the denoiser each.
 
     Returns:
       log p(x|c), the same in bits/dim (of x's units; see `continuous_vlb`), and z.
 
     Raises:
-      ValueError: `steps` is not a whole number of at least 1.
+      ValueError: `steps` is not a whole number of at least 1, or x is no array of numbers.
+      TypeError: denoiser cannot be called, or schedule is none.
 
     >>> import jax, jax.numpy as jnp
     >>> from cfg_jax import schedules
@@ -76,9 +78,9 @@ def ode_log_prob(
     >>> round(float(found.log_prob[0]), 4)  # -log 2π
     -1.8379
     """
-    steps = checks.steps(steps)
-    x = floating(x)
-    levels = schedule.logsnr(jnp.linspace(0.0, 1.0, steps + 1, dtype=x.dtype))
+    checks.function("denoiser", denoiser)
+    steps, x = checks.steps(steps), floating(checks.batch("x", x))
+    levels = schedules.made(schedule).logsnr(jnp.linspace(0.0, 1.0, steps + 1, dtype=x.dtype))
     probe = None if key is None else _rademacher(key, x)
 
     def slope(state, logsnr):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 from jaxtyping import Array, ArrayLike, Float
 
-from cfg_jax.diffusion import process
+from cfg_jax.diffusion import checks, process
 from cfg_jax.diffusion.logsnr import alpha, log_sigma, one_minus_exp
 
 
@@ -63,10 +63,13 @@ def discretized_log_prob(
       x: Values of the grid -1, -1 + 2h, …, 1.
       mean: μ, of x's shape.
       variance: s², a scalar or of x's shape.
-      bins: The number of values.
+      bins: The number of values, at least 2.
 
     Returns:
       log P(x), of x's shape.
+
+    Raises:
+      ValueError: bins is not a whole number of at least 2.
 
     >>> import jax.numpy as jnp
     >>> from cfg_jax.diffusion.likelihood import discretized_log_prob
@@ -75,7 +78,7 @@ def discretized_log_prob(
     >>> round(float(p.sum()), 5)
     1.0
     """
-    half, spread = 1.0 / (bins - 1), jnp.sqrt(variance)
+    half, spread = 1.0 / (checks.whole("bins", bins, 2) - 1), jnp.sqrt(variance)
     upper = jnp.where(x > 1.0 - half, jnp.inf, (x + half - mean) / spread)
     lower = jnp.where(x < half - 1.0, -jnp.inf, (x - half - mean) / spread)
     # Mirrored where it lies to the right, so that Φ is a tail there and no difference of ones.

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from cfg_jax.diffusion import checks, noise, process
+from cfg_jax.diffusion import checks, noise, process, schedules
 from cfg_jax.diffusion.condition import Condition
 from cfg_jax.diffusion.denoiser import Denoiser, learned_v, read
 from cfg_jax.diffusion.flow import FlowLikelihood, ode_log_prob
@@ -89,7 +89,7 @@ def discrete_vlb(
     x: Float[Array, "batch ..."],
     cond: Condition = None,
     *,
-    schedule: Schedule,
+    schedule: Schedule | str,
     steps: int,
     v: ArrayLike | None = 0.0,
 ) -> DiscreteVLB:
@@ -108,7 +108,7 @@ def discrete_vlb(
       key: A JAX random key; example i's noise depends on it and i alone.
       x: Data on the 256 values of [-1, 1], (batch, ...).
       cond: The condition, or None.
-      schedule: Gives the noise levels.
+      schedule: Gives the noise levels: one of `schedules`, or its name.
       steps: The number of steps N, at least 2.
       v: The reverse variance (σ̃²)^(1-v) (σ²)^v: a number in [0, 1]; or None for the v that the
         denoiser learned (Nichol & Dhariwal 2021, Equation 15). In the last step, where σ̃² = 0, the
@@ -121,6 +121,7 @@ def discrete_vlb(
     Raises:
       ValueError: steps < 2, v is a number outside [0, 1], or None where the denoiser learned none,
         or x leaves [-1, 1].
+      TypeError: denoiser cannot be called, or schedule is none.
 
     >>> import jax, jax.numpy as jnp
     >>> from cfg_jax import schedules
@@ -131,10 +132,11 @@ def discrete_vlb(
     >>> bound.transitions.shape
     (1, 49)
     """
-    steps = checks.whole("steps", steps, 2)
+    checks.function("denoiser", denoiser)
+    walked, steps = schedules.made(schedule), checks.whole("steps", steps, 2)
     checks.within("x", x, -1.0, 1.0)
-    x = floating(x)
-    levels = jnp.asarray(schedule.grid(steps)[:-1], x.dtype)
+    x = floating(checks.batch("x", x))
+    levels = jnp.asarray(walked.grid(steps)[:-1], x.dtype)
 
     def visit(step, logsnr):
         """One noise level: z, what the denoiser makes of it, and v."""
@@ -174,7 +176,7 @@ def continuous_vlb(
     x: Float[Array, "batch ..."],
     cond: Condition = None,
     *,
-    schedule: Schedule,
+    schedule: Schedule | str,
     samples: int,
     bins: int | None = None,
 ) -> ContinuousVLB:
@@ -192,7 +194,7 @@ def continuous_vlb(
       key: A JAX random key; example i's noise depends on it and i alone.
       x: Data, (batch, ...).
       cond: The condition, or None.
-      schedule: The range of λ and the proposal p(λ).
+      schedule: The range of λ and the proposal p(λ): one of `schedules`, or its name.
       samples: The number of λ for each example, one from each of as many equally likely intervals.
       bins: None for a density: p(x|z) is then N(z/α, e^-λ I), the bound's loosest part, tight where
         e^(-λ_max/2) is small against the details of the data. Or the number of values of discrete
@@ -204,28 +206,32 @@ def continuous_vlb(
       [-1, 1] as (byte + noise) / 128 - 1 add 7 to it.
 
     Raises:
-      ValueError: samples < 1.
+      ValueError: samples < 1, bins < 2, or x is no array of numbers.
+      TypeError: denoiser cannot be called, or schedule is none.
     """
-    samples = checks.whole("samples", samples, 1)
-    x = floating(x)
+    checks.function("denoiser", denoiser)
+    proposal, samples = schedules.made(schedule), checks.whole("samples", samples, 1)
+    if bins is not None:
+        bins = checks.whole("bins", bins, 2)
+    x = floating(checks.batch("x", x))
     entries = math.prod(x.shape[1:])
 
     def visit(total, index):
         u_key, eps_key = jax.random.split(jax.random.fold_in(key, index))
         keys = noise.examples(u_key, jnp.arange(len(x)))
         u = jax.vmap(lambda k: jax.random.uniform(k, dtype=x.dtype))(keys)
-        logsnr = schedule.logsnr(stratify(u, index, samples))
+        logsnr = proposal.logsnr(stratify(u, index, samples))
         eps = _normal(eps_key, 0, x)
         z = process.forward(x, eps, logsnr=logsnr)
         error = per_example(jnp.square(read(denoiser, z, logsnr, cond).eps - eps))
         own = alpha(logsnr) ** 2 * (per_example(jnp.square(eps)) - entries)
-        here = 0.5 * (error - own) * jnp.exp(-schedule.log_prob(logsnr))
+        here = 0.5 * (error - own) * jnp.exp(-proposal.log_prob(logsnr))
         return cast_like(total + here, total), None
 
     total, _ = jax.lax.scan(visit, jnp.zeros(len(x), x.dtype), jnp.arange(samples))
-    diffusion, prior = total / samples, _prior(x, schedule.logsnr_min)
+    diffusion, prior = total / samples, _prior(x, proposal.logsnr_min)
     end = _normal(key, samples, x)
-    reconstruction = -_log_reconstruction(x, end, schedule.logsnr_max, bins)
+    reconstruction = -_log_reconstruction(x, end, proposal.logsnr_max, bins)
     nats = prior + diffusion + reconstruction
     return ContinuousVLB(prior, diffusion, reconstruction, nats, bits_per_dim(nats, x))
 

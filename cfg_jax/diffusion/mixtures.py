@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.denoiser import Denoiser
 from cfg_jax.diffusion.logsnr import alpha, expand, floating, sigma
 from cfg_jax.diffusion.precision import enable_x64
@@ -124,7 +125,8 @@ def gaussian_mixture(
       The mixture, an exact denoiser.
 
     Raises:
-      ValueError: means has not three axes, or a standard deviation or weight is negative.
+      ValueError: means has not three axes, a number is not finite, or a standard deviation or
+        weight is negative.
 
     >>> import jax, jax.numpy as jnp
     >>> from cfg_jax import guidance, mixtures, sample, schedules
@@ -135,6 +137,10 @@ def gaussian_mixture(
     >>> jnp.sign(x[:, 0]).tolist()
     [-1.0, 1.0]
     """
+    given = {"means": means, "stds": stds, "weights": weights, "priors": priors}
+    for name, value in given.items():
+        if value is not None:
+            checks.finite(name, value)
     means = _array(means)
     if means.ndim != 3:
         raise ValueError(f"means must have shape (classes, modes, dim), got {means.shape}")

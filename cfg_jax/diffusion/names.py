@@ -1,8 +1,10 @@
 """Looking up kinds by the names that people type."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
+
+from cfg_jax.diffusion import checks
 
 Found = TypeVar("Found")
 
@@ -33,6 +35,24 @@ def lookup(registry: Mapping[str, Found], name: Any, what: str) -> Found:
     near = difflib.get_close_matches(wanted or "", plain, n=1)
     hint = f"; did you mean {plain[near[0]]}?" if near else ""
     raise ValueError(f"{what} must be one of {', '.join(registry)}; got {name!r}{hint}")
+
+
+def made(registry: Mapping[str, type], value: Any, what: str, fits: Callable[[Any], bool]) -> Any:
+    """The object of a slot: itself, or the one with its defaults that a name means.
+
+    Raises:
+      ValueError: No kind has that name.
+      TypeError: It is neither a name nor such an object.
+    """
+    if isinstance(value, str):
+        return lookup(registry, value, what)()
+    if isinstance(value, type) or not fits(value):
+        got = f"the class {value.__name__}" if isinstance(value, type) else checks.told(value)
+        raise TypeError(
+            f"{what} must be one of {', '.join(registry)}, by name or as an object such as "
+            f"{next(iter(registry))}(), got {got}"
+        )
+    return value
 
 
 def _plain(name: str) -> str:

@@ -26,6 +26,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.logsnr import alpha, expand, floating, sigma
+from cfg_jax.diffusion.names import lookup
 
 
 class Estimate(NamedTuple):
@@ -106,6 +107,31 @@ def edm(sigma_data: float = 0.5) -> Kind:
 KINDS = {kind.name: kind for kind in (EPS, X, V, SCORE, FLOW, edm(0.5))}
 
 
+def kind_of(value: Any, what: str = "kind") -> Kind:
+    """A kind of prediction: itself, or the one that a name means.
+
+    Args:
+      value: The kind, or its name.
+      what: What it is called, for the error.
+
+    Raises:
+      ValueError: No kind has that name.
+      TypeError: It is neither a name nor a kind.
+
+    >>> from cfg_jax import prediction
+    >>> prediction.kind_of("v") is prediction.V
+    True
+    """
+    if isinstance(value, str):
+        return lookup(KINDS, value, what)
+    if not isinstance(value, Kind):
+        raise TypeError(
+            f"{what} must be one of {', '.join(KINDS)}, by name or as an object such as "
+            f"prediction.V, got {checks.told(value)}"
+        )
+    return value
+
+
 def checked(said: Any, z: Float[Array, "..."]) -> Any:
     """What a denoiser or its network said of z: an array of z's shape, or an `Estimate` of such.
 
@@ -130,7 +156,7 @@ def scaled(z: Float[Array, "..."], *, logsnr: ArrayLike, kind: Kind) -> Float[Ar
 
 
 def estimate(
-    p: Float[Array, "..."], z: Float[Array, "..."], *, logsnr: ArrayLike, kind: Kind
+    p: Float[Array, "..."], z: Float[Array, "..."], *, logsnr: ArrayLike, kind: Kind | str
 ) -> Estimate:
     """The data and the noise that a prediction p of the given kind implies for z.
 
@@ -138,14 +164,14 @@ def estimate(
       p: The prediction, of z's shape.
       z: z_λ of (batch, ...).
       logsnr: λ, a scalar or (batch,).
-      kind: What p predicts.
+      kind: What p predicts, a kind or its name.
 
     Returns:
       x = (b z - σ p) / d and ε = (α p - a z) / d, with d = α b - σ a. Where λ is very negative, x
       from ε divides by a tiny α; the rounding of z is amplified as much.
     """
     signal, noise = expand(alpha(logsnr), z), expand(sigma(logsnr), z)
-    a, b = kind.coefficients(signal, noise)
+    a, b = kind_of(kind).coefficients(signal, noise)
     d = signal * b - noise * a
     return Estimate(
         x=jnp.asarray((b / d) * z - (noise / d) * p),
@@ -158,8 +184,8 @@ def convert(
     z: Float[Array, "..."],
     *,
     logsnr: ArrayLike,
-    source: Kind,
-    target: Kind,
+    source: Kind | str,
+    target: Kind | str,
 ) -> Float[Array, "..."]:
     """Turns a prediction of one kind into another.
 
@@ -167,8 +193,8 @@ def convert(
       p: The prediction of kind `source`, of z's shape.
       z: z_λ of (batch, ...).
       logsnr: λ, a scalar or (batch,).
-      source: What p predicts.
-      target: What is wanted.
+      source: What p predicts, a kind or its name.
+      target: What is wanted, likewise.
 
     Returns:
       The prediction of kind `target`, of z's shape.
@@ -180,6 +206,7 @@ def convert(
     >>> [round(float(value), 4) for value in x[0]]
     [1.4142, 1.4142]
     """
-    pair = estimate(p, z, logsnr=logsnr, kind=source)
-    a, b = target.coefficients(expand(alpha(logsnr), z), expand(sigma(logsnr), z))
+    wanted = kind_of(target, "target")
+    pair = estimate(p, z, logsnr=logsnr, kind=kind_of(source, "source"))
+    a, b = wanted.coefficients(expand(alpha(logsnr), z), expand(sigma(logsnr), z))
     return jnp.asarray(a * pair.x + b * pair.eps)

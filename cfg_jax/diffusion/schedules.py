@@ -10,13 +10,14 @@ import abc
 import dataclasses
 import math
 from types import ModuleType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from cfg_jax.diffusion import checks
+from cfg_jax.diffusion import checks, names
 from cfg_jax.diffusion.logsnr import floating
 
 
@@ -119,41 +120,46 @@ class Cosine(Schedule):
     """
 
     @property
-    def _angles(self) -> tuple[float, float, float]:
-        """(a, b, b') with b' = arctan(e^(λ_min/2)), so that a + b + b' = π/2."""
-        b = math.atan(math.exp(-self.logsnr_max / 2.0))
-        b_low = math.atan(math.exp(self.logsnr_min / 2.0))
-        return math.pi / 2.0 - b_low - b, b, b_low
+    def _a(self) -> float:
+        return float(_angle(self.logsnr_min, self.logsnr_max, np))
 
     def _logsnr(self, u, xp):
-        a, b, b_low = self._angles
-        # tan(θ) = 1 / tan(π/2 - θ): each half measures its angle from its own end.
-        return xp.where(
-            u < 0.5, -2.0 * xp.log(xp.tan(a * u + b)), 2.0 * xp.log(xp.tan(a * (1.0 - u) + b_low))
-        )
+        a = self._a
+        b = math.atan(math.exp(-self.logsnr_max / 2.0))
+        b_low = math.atan(math.exp(self.logsnr_min / 2.0))
+        # tan(θ) = 1 / tan(π/2 - θ): either half of λ measures its angle from its own end.
+        high = a * u + b <= math.pi / 4.0
+        angle = xp.where(high, a * u + b, a * (1.0 - u) + b_low)
+        logsnr = xp.where(high, -2.0, 2.0) * xp.log(xp.tan(angle))
+        return xp.clip(logsnr, self.logsnr_min, self.logsnr_max)
 
     def cdf(self, logsnr):
-        """(arctan(e^(λ/2)) - b') / a."""
-        a, b, b_low = self._angles
-        logsnr = floating(logsnr)
-        low = (jnp.arctan(jnp.exp(logsnr / 2.0)) - b_low) / a
-        high = 1.0 - (jnp.arctan(jnp.exp(-logsnr / 2.0)) - b) / a
-        return jnp.clip(jnp.where(logsnr < 0.0, low, high), 0.0, 1.0)
+        """(arctan(e^(λ/2)) - arctan(e^(λ_min/2))) / a."""
+        below, above = self._parts(logsnr)
+        return jnp.where(below < above, below, 1.0 - above)
 
     def u(self, logsnr):
         """(arctan(e^(-λ/2)) - b) / a."""
-        a, b, b_low = self._angles
-        logsnr = floating(logsnr)
-        low = 1.0 - (jnp.arctan(jnp.exp(logsnr / 2.0)) - b_low) / a
-        high = (jnp.arctan(jnp.exp(-logsnr / 2.0)) - b) / a
-        return jnp.clip(jnp.where(logsnr < 0.0, low, high), 0.0, 1.0)
+        below, above = self._parts(logsnr)
+        return jnp.where(above < below, above, 1.0 - below)
+
+    def _parts(self, logsnr):
+        """The probability below λ, and that above it."""
+        logsnr = jnp.clip(floating(logsnr), self.logsnr_min, self.logsnr_max)
+        below, above = (self.logsnr_min, logsnr), (logsnr, self.logsnr_max)
+        return _angle(*below, jnp) / self._a, _angle(*above, jnp) / self._a
 
     def log_prob(self, logsnr):
         """Log sech(λ/2) - log 4a inside the range, -∞ outside."""
         logsnr = floating(logsnr)
         log_sech = -jnp.logaddexp(logsnr / 2.0, -logsnr / 2.0) + math.log(2.0)
         inside = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
-        return jnp.where(inside, log_sech - math.log(4.0 * self._angles[0]), -jnp.inf)
+        return jnp.where(inside, log_sech - math.log(4.0 * self._a), -jnp.inf)
+
+
+def _angle(low: float | Array, high: float | Array, xp: ModuleType):
+    """The difference arctan(e^(-low/2)) - arctan(e^(-high/2)), without cancellation."""
+    return xp.arctan(xp.sinh((high - low) / 4.0) / xp.cosh((high + low) / 4.0))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -332,3 +338,12 @@ SCHEDULES: dict[str, type[Schedule]] = {
     kind.__name__: kind for kind in (Cosine, Uniform, LinearBeta, CosineBeta)
 }
 """The schedules by the names that recipes use."""
+
+
+def made(value: Any, kind: type = Schedule) -> Any:
+    """A schedule of a kind: itself, or the one with its defaults that a name means.
+
+    Raises as `names.made` does.
+    """
+    known = {name: each for name, each in SCHEDULES.items() if issubclass(each, kind)}
+    return names.made(known, value, "schedule", lambda made: isinstance(made, kind))

@@ -135,7 +135,7 @@ def train_classifier(
     test: Dataset,
     *,
     seed: int = 0,
-    epochs: int = 30,
+    epochs: int | None = None,
     batch: int = 64,
     learning_rate: float = 2e-3,
     cache: Path | None = None,
@@ -152,7 +152,8 @@ def train_classifier(
       train: The examples to train on, with labels.
       test: The held-out examples, of the same shape and classes.
       seed: Decides the first parameters, the order of the examples and their shifts.
-      epochs: Passes over the training examples.
+      epochs: Passes over the training examples; as many as make 2,000 steps, but from 10 to 30,
+        when None.
       batch: Examples a step, fewer where there are not as many.
       learning_rate: The first one.
       cache: A directory for the result. A file there serves only the same data, labels, settings
@@ -169,6 +170,8 @@ def train_classifier(
     images, labels = load_arrays(train)
     held_out = load_arrays(test)
     module, kind = Classifier(num_classes=train.num_classes), medium(train.facts)
+    if epochs is None:
+        epochs = max(10, min(30, 2_000 * batch // len(images)))
     settings = _Settings(seed, epochs, batch, learning_rate)
     fingerprint = _fingerprint(module, kind, train, [images, labels, *held_out], settings)
     path = cache / f"classifier-{fingerprint[:16]}.npz" if cache else None

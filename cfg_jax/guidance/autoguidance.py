@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jaxtyping import ArrayLike
 
+from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.denoiser import Denoiser, read
 from cfg_jax.guidance.base import Guidance, extrapolate, strength
 
@@ -53,6 +54,7 @@ def autoguidance(denoiser: Denoiser, weak: Denoiser, *, w: ArrayLike) -> Autogui
 
     Raises:
       ValueError: w is no finite number or has more than one axis.
+      TypeError: denoiser or weak cannot be called.
 
     >>> import jax.numpy as jnp
     >>> from cfg_jax import guidance
@@ -60,4 +62,6 @@ def autoguidance(denoiser: Denoiser, weak: Denoiser, *, w: ArrayLike) -> Autogui
     >>> guidance.autoguidance(good, bad, w=1.0)(jnp.ones((1, 1)), 0.0, None).eps.tolist()
     [[0.75]]
     """
+    checks.function("denoiser", denoiser)
+    checks.function("weak", weak)
     return Autoguidance(denoiser=denoiser, weak=weak, w=strength("w", w))

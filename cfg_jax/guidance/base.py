@@ -24,6 +24,9 @@ from cfg_jax.guidance.unconditional import Unconditional
 
 Output = TypeVar("Output", bound=Float[Array, "..."] | Estimate)
 
+_DEEPEST = 100
+"""Adapters within one another; an object may name itself as what it holds."""
+
 
 class Guidance:
     """A denoiser that guides another one, its field `denoiser`."""
@@ -43,7 +46,8 @@ def strength(name: str, value: Any) -> Any:
       ValueError: It is no number, holds a NaN or an infinity, or has more than one axis.
     """
     checks.finite(name, value)
-    value = floating(jnp.asarray(value))
+    given = value if isinstance(value, jax.Array) else checks.numbers(name, value)
+    value = floating(jnp.asarray(value) if given is None else given)
     if value.ndim > 1:
         raise ValueError(f"{name} must be a number or have shape (batch,), got shape {value.shape}")
     return PerExample(value) if value.ndim else value
@@ -83,7 +87,7 @@ def ask(
 
 def _is_blind(denoiser: Any) -> bool:
     """Whether a denoiser, or what its adapters hold, is `Unconditional`."""
-    while denoiser is not None:
+    for _ in range(_DEEPEST):
         if isinstance(denoiser, Unconditional):
             return True
         denoiser = getattr(denoiser, "denoiser", None)

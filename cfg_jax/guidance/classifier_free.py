@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jaxtyping import ArrayLike
 
+from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.condition import Condition, PerExample
 from cfg_jax.diffusion.denoiser import Denoiser
 from cfg_jax.guidance.base import Guidance, ask_both, extrapolate, strength
@@ -56,6 +57,7 @@ def classifier_free(denoiser: Denoiser, *, w: ArrayLike, null: Any) -> Classifie
     Raises:
       ValueError: w holds a NaN or an infinity, or has more than one axis. When called: null does
         not fit the condition.
+      TypeError: denoiser cannot be called.
 
     >>> import jax.numpy as jnp
     >>> from cfg_jax import guidance
@@ -64,6 +66,7 @@ def classifier_free(denoiser: Denoiser, *, w: ArrayLike, null: Any) -> Classifie
     >>> guided(jnp.zeros((2, 1)), 0.0, jnp.array([0, 2])).tolist()
     [[-5.0], [-2.0]]
     """
+    checks.function("denoiser", denoiser)
     return ClassifierFree(denoiser=denoiser, w=strength("w", w), away=null)
 
 
@@ -83,5 +86,7 @@ def negative(denoiser: Denoiser, *, w: ArrayLike, cond: Condition) -> Classifier
 
     Raises:
       ValueError: As `classifier_free`.
+      TypeError: denoiser cannot be called.
     """
+    checks.function("denoiser", denoiser)
     return ClassifierFree(denoiser=denoiser, w=strength("w", w), away=PerExample(cond))

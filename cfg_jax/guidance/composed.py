@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, ArrayLike
 
-from cfg_jax.diffusion import condition
+from cfg_jax.diffusion import checks, condition
 from cfg_jax.diffusion.condition import Condition, PerExample
 from cfg_jax.diffusion.denoiser import Denoiser
 from cfg_jax.guidance.base import Guidance, amount, ask, combined, strength
@@ -77,6 +77,7 @@ def composed(
     Raises:
       ValueError: There is no condition, conds and ws differ in number, or a weight is no finite
         number or has more than one axis. When called: a condition or null does not fit.
+      TypeError: denoiser cannot be called, or conds or ws is no sequence.
 
     >>> import jax.numpy as jnp
     >>> from cfg_jax import guidance
@@ -86,6 +87,11 @@ def composed(
     >>> both(jnp.zeros((1, 1)), 0.0, jnp.array([1])).tolist()
     [[-7.0]]
     """
+    checks.function("denoiser", denoiser)
+    for name, value in (("conds", conds), ("ws", ws)):
+        listed = isinstance(value, Sequence) and not isinstance(value, str)
+        if not listed and not getattr(value, "ndim", 0):
+            raise TypeError(f"{name} must be a sequence, got {checks.told(value)}")
     if not len(conds) or len(conds) != len(ws):
         raise ValueError(
             f"composed needs one weight for each of at least one condition, "

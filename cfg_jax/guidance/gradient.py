@@ -25,11 +25,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from cfg_jax.diffusion import prediction
+from cfg_jax.diffusion import checks, prediction
 from cfg_jax.diffusion.denoiser import Denoiser, read
 from cfg_jax.diffusion.logsnr import expand, sigma
 from cfg_jax.guidance.base import Guidance, amount, moved, strength
 from cfg_jax.guidance.unconditional import unconditional
+
+_LOG_PROB = "(z, logsnr, cond) -> log p(c|z)"
 
 
 @jax.tree_util.register_dataclass
@@ -79,6 +81,7 @@ def classifier(
     Raises:
       ValueError: w is no finite number or has more than one axis. When called: log_prob does not
         return (batch,), or null does not fit the condition.
+      TypeError: denoiser or log_prob cannot be called.
 
     >>> import jax.numpy as jnp
     >>> from cfg_jax import guidance
@@ -88,6 +91,8 @@ def classifier(
     >>> round(guided(jnp.zeros((1, 1)), 0.0, None).eps.item(), 4)
     -1.4142
     """
+    checks.function("denoiser", denoiser)
+    checks.function("log_prob", log_prob, _LOG_PROB)
     if null is not None:
         denoiser = unconditional(denoiser, null=null)
     return Classifier(denoiser=denoiser, log_prob=log_prob, w=strength("w", w))
@@ -127,6 +132,7 @@ def ascent(log_prob: Callable, *, w: ArrayLike) -> Ascent:
 
     Raises:
       ValueError: w is no finite number. When called: log_prob does not return (batch,).
+      TypeError: log_prob cannot be called.
 
     >>> import jax, jax.numpy as jnp
     >>> from cfg_jax import guidance
@@ -134,6 +140,7 @@ def ascent(log_prob: Callable, *, w: ArrayLike) -> Ascent:
     >>> guidance.ascent(log_prob, w=0.5)(jnp.ones((1, 2)), 0.0, None).tolist()
     [[-1.0, -1.0]]
     """
+    checks.function("log_prob", log_prob, _LOG_PROB)
     return Ascent(log_prob=log_prob, w=strength("w", w))
 
 
@@ -184,6 +191,7 @@ def energy(denoiser: Denoiser, loss: Callable, *, w: ArrayLike) -> Energy:
     Raises:
       ValueError: w is no finite number or has more than one axis. When called: loss does not return
         (batch,).
+      TypeError: denoiser or loss cannot be called.
 
     >>> import jax.numpy as jnp
     >>> from cfg_jax import guidance
@@ -193,6 +201,8 @@ def energy(denoiser: Denoiser, loss: Callable, *, w: ArrayLike) -> Energy:
     >>> round(guided(jnp.zeros((1, 1)), 0.0, None).x.item(), 4)
     1.0
     """
+    checks.function("denoiser", denoiser)
+    checks.function("loss", loss, "(x, z, logsnr, cond) -> (batch,)")
     return Energy(denoiser=denoiser, loss=loss, w=strength("w", w))
 
 

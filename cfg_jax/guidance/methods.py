@@ -309,9 +309,9 @@ def _check_space(space: str | None) -> None:
         lookup(prediction.KINDS, space, "space")
 
 
-def _space(name: str | None) -> dict[str, prediction.Kind]:
+def _space(name: str | None) -> dict[str, str]:
     """The argument of a guidance whose space a recipe may name."""
-    return {} if name is None else {"space": lookup(prediction.KINDS, name, "space")}
+    return {} if name is None else {"space": name}
 
 
 def _parts(null: Any) -> list[Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jaxtyping import ArrayLike
 
+from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.denoiser import Denoiser, as_pair
 from cfg_jax.guidance.base import Guidance, ask_both, extrapolate, strength
 
@@ -59,6 +60,7 @@ def plus_plus(denoiser: Denoiser, *, w: ArrayLike, null: Any) -> PlusPlus:
     Raises:
       ValueError: w is no finite number or has more than one axis. When called: null does not fit
         the condition.
+      TypeError: denoiser cannot be called.
 
     >>> import jax.numpy as jnp
     >>> from cfg_jax import guidance
@@ -67,4 +69,5 @@ def plus_plus(denoiser: Denoiser, *, w: ArrayLike, null: Any) -> PlusPlus:
     >>> pair.x.tolist(), pair.eps.tolist()
     ([[-7.0]], [[10.0]])
     """
+    checks.function("denoiser", denoiser)
     return PlusPlus(denoiser=denoiser, w=strength("w", w), null=null)

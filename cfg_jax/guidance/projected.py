@@ -96,6 +96,7 @@ def projected(
     Raises:
       ValueError: w, eta or norm_threshold is no finite number or has more than one axis, or
         norm_threshold is negative. When called: null does not fit the condition.
+      TypeError: denoiser cannot be called.
 
     >>> import jax.numpy as jnp
     >>> from cfg_jax import denoiser, guidance, prediction
@@ -104,6 +105,7 @@ def projected(
     >>> guided(jnp.zeros((1, 2)), 0.0, jnp.array([[2.0, 0.0]])).x.tolist()
     [[2.0, 3.0]]
     """
+    checks.function("denoiser", denoiser)
     if norm_threshold is not None:
         checks.within("norm_threshold", norm_threshold, 0.0, jnp.inf)
         norm_threshold = strength("norm_threshold", norm_threshold)

@@ -69,7 +69,7 @@ def rescaled(
     w: ArrayLike,
     null: Any,
     phi: ArrayLike,
-    space: prediction.Kind = prediction.V,
+    space: prediction.Kind | str = prediction.V,
 ) -> Rescaled:
     """Guides, then scales each example back to the conditional prediction's standard deviation.
 
@@ -84,8 +84,8 @@ def rescaled(
         scalar, or (batch,) for one an example. It may be traced.
       null: What stands for no condition, as in `classifier_free`.
       phi: φ in [0, 1], a scalar or (batch,); 0.7 in the paper.
-      space: A kind of `prediction`: `V`, `FLOW`, `EPS`, `X`, `SCORE` or `edm()`. A network of one
-        kind acts as well in another.
+      space: A kind of `prediction`, `V`, `FLOW`, `EPS`, `X`, `SCORE` or `edm()`, or its name. A
+        network of one kind acts as well in another.
 
     Returns:
       A denoiser that returns pairs.
@@ -93,6 +93,7 @@ def rescaled(
     Raises:
       ValueError: w or phi is no finite number or has more than one axis, or phi lies outside
         [0, 1]. When called: null does not fit the condition.
+      TypeError: denoiser cannot be called.
 
     >>> import jax.numpy as jnp
     >>> from cfg_jax import guidance, prediction
@@ -101,11 +102,12 @@ def rescaled(
     >>> guided(jnp.array([[1.0, -1.0]]), 0.0, jnp.array([4.0])).eps.round().tolist()
     [[4.0, -4.0]]
     """
+    checks.function("denoiser", denoiser)
     checks.within("phi", phi, 0.0, 1.0)
     return Rescaled(
         denoiser=denoiser,
         w=strength("w", w),
         null=null,
         phi=strength("phi", phi),
-        space=space,
+        space=prediction.kind_of(space, "space"),
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.denoiser import Denoiser
 from cfg_jax.diffusion.logsnr import floating
 from cfg_jax.guidance.base import Guidance, ask_both, extrapolate
@@ -56,6 +57,7 @@ def scheduled(denoiser: Denoiser, *, w: Any, null: Any) -> Scheduled:
 
     Raises:
       ValueError: w is not callable. When called: null does not fit the condition.
+      TypeError: denoiser cannot be called.
 
     >>> import jax, jax.numpy as jnp
     >>> from cfg_jax import guidance
@@ -64,6 +66,7 @@ def scheduled(denoiser: Denoiser, *, w: Any, null: Any) -> Scheduled:
     >>> guided(jnp.zeros((1, 1)), 0.0, jnp.array([4])).tolist()
     [[-2.0]]
     """
+    checks.function("denoiser", denoiser)
     if not callable(w):
         raise ValueError(f"w must be a function of logsnr, got {w!r}")
     return Scheduled(denoiser=denoiser, w=w, null=null)

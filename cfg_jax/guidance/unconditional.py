@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from cfg_jax.diffusion import condition
+from cfg_jax.diffusion import checks, condition
 from cfg_jax.diffusion.denoiser import Denoiser
 
 
@@ -44,6 +44,7 @@ def unconditional(denoiser: Denoiser, *, null: Any) -> Unconditional:
 
     Raises:
       ValueError: When called: null does not fit the condition.
+      TypeError: denoiser cannot be called.
 
     >>> import jax.numpy as jnp
     >>> from cfg_jax import guidance
@@ -51,4 +52,5 @@ def unconditional(denoiser: Denoiser, *, null: Any) -> Unconditional:
     >>> guidance.unconditional(label, null=10)(jnp.zeros((2, 1)), 0.0, jnp.array([0, 2])).tolist()
     [[10.0], [10.0]]
     """
+    checks.function("denoiser", denoiser)
     return Unconditional(denoiser=denoiser, null=null)

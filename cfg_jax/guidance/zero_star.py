@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jaxtyping import ArrayLike
 
-from cfg_jax.diffusion import prediction
+from cfg_jax.diffusion import checks, prediction
 from cfg_jax.diffusion.denoiser import Denoiser, as_pair
 from cfg_jax.guidance.base import (
     Guidance,
@@ -55,7 +55,7 @@ class ZeroStar(Guidance):
 
 
 def zero_star(
-    denoiser: Denoiser, *, w: ArrayLike, null: Any, space: prediction.Kind = prediction.FLOW
+    denoiser: Denoiser, *, w: ArrayLike, null: Any, space: prediction.Kind | str = prediction.FLOW
 ) -> ZeroStar:
     """Guides away from the unconditional prediction scaled to fit (CFG-Zero*; Fan et al. 2025).
 
@@ -69,7 +69,7 @@ def zero_star(
       denoiser: A network trained with and without its condition.
       w: The strength, any real number: a scalar, or (batch,) for one an example. It may be traced.
       null: What stands for no condition, as in `classifier_free`.
-      space: A kind of `prediction`: `FLOW`, `V`, `EPS`, `X`, `SCORE` or `edm()`.
+      space: A kind of `prediction`, `FLOW`, `V`, `EPS`, `X`, `SCORE` or `edm()`, or its name.
 
     Returns:
       A denoiser that returns pairs.
@@ -77,6 +77,7 @@ def zero_star(
     Raises:
       ValueError: w is no finite number or has more than one axis. When called: null does not fit
         the condition.
+      TypeError: denoiser cannot be called.
 
     >>> import jax.numpy as jnp
     >>> from cfg_jax import guidance, prediction
@@ -85,4 +86,6 @@ def zero_star(
     >>> guided(jnp.zeros((1, 2)), 0.0, jnp.array([[1.0, 1.0]])).eps.tolist()
     [[1.0, 2.0]]
     """
-    return ZeroStar(denoiser=denoiser, w=strength("w", w), null=null, space=space)
+    checks.function("denoiser", denoiser)
+    kind = prediction.kind_of(space, "space")
+    return ZeroStar(denoiser=denoiser, w=strength("w", w), null=null, space=kind)

@@ -50,9 +50,9 @@ class Constant:
         checks.number("decay", self.decay, 0.0, 1.0, "[)")
 
     def share(self, step: ArrayLike) -> Float[Array, ""]:
-        """1 - min(β, t / (9 + t))."""
+        """1 - min(β, t / (9 + t)), as max(1 - β, 9 / (9 + t)): float32 has few β near 1."""
         t = jnp.asarray(step, jnp.float32)
-        return 1.0 - jnp.minimum(self.decay, t / (9.0 + t))
+        return jnp.maximum(1.0 - self.decay, 9.0 / (9.0 + t))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

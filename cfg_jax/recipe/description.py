@@ -1,9 +1,7 @@
 """What a work directory says of its run: config.json, written before the first step."""
 
-import importlib.util
 import json
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +13,7 @@ from ml_collections import ConfigDict
 from cfg_jax.parts import Facts
 from cfg_jax.recipe.checks import check_names
 from cfg_jax.recipe.defaults import NAMES, whole
-from cfg_jax.recipe.nodes import KIND
+from cfg_jax.recipe.origins import check_origins
 from cfg_jax.recipe.signature import told
 from cfg_jax.recipe.slots import CHILDREN, SLOTS
 from cfg_jax.runtime.files import atomic, once
@@ -195,6 +193,8 @@ def from_json(text: str) -> Description:
     """
     try:
         written = json.loads(text, object_pairs_hook=once)
+        if not isinstance(written, dict):
+            raise ValueError(f"it should be an object with a config, got {told(written)}")
         arrays = {str(name): _spec(spec) for name, spec in written["arrays"].items()}
         if not isinstance(written["config"], dict):
             raise ValueError("its config is no recipe")
@@ -215,7 +215,7 @@ def from_json(text: str) -> Description:
     except KeyError as error:
         raise ValueError(f"it has no {error}") from error
     except (TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(f"a part of it is of another type than it should be ({error})") from error
 
 
 def _spec(written: Any) -> jax.ShapeDtypeStruct:
@@ -263,26 +263,8 @@ def describe(workdir: Path) -> Description:
         description = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    _check_imports(description.config, workdir)
+    check_origins(description.config, workdir)
     return description
-
-
-def _check_imports(config: ConfigDict, workdir: Path) -> None:
-    """Raises ValueError where a kind would be imported from the run's own directory."""
-    place = workdir.resolve()
-    for name, kind in flatten(config).items():
-        if not name.endswith(f".{KIND}") or not isinstance(kind, str) or ":" not in kind:
-            continue
-        module = kind.partition(":")[0].partition(".")[0]
-        if module in sys.modules or not module.isidentifier():
-            continue
-        spec = importlib.util.find_spec(module)
-        found = [*(spec.submodule_search_locations or ()), spec.origin or ""] if spec else []
-        if any(place in Path(origin).resolve().parents for origin in found if origin):
-            raise ValueError(
-                f"config.{name} is {kind!r}, which stands in {workdir} itself: nothing is imported "
-                "from a run's directory"
-            )
 
 
 def claim(workdir: Path, description: Description) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cfg_jax.diffusion import checks
 from cfg_jax.recipe import slots, values
 from cfg_jax.recipe.signature import KIND, MISSING, Field, plain, told
 from cfg_jax.recipe.slots import FACTS, SLOTS, Slot, imported, lookup, near, registered, slot_of
@@ -227,13 +228,18 @@ def built(slot: Slot, kind: Any, arguments: dict[str, Any], path: str) -> Any:
     """The object of a kind.
 
     Raises:
-      ValueError: The kind raises a ValueError or TypeError, which gets the path before it; or what
-        it makes does not fit the slot.
+      ValueError: The kind raises an error, which gets the path before it; or what it makes does
+        not fit the slot.
     """
     try:
         made = slot.make(kind, arguments)
     except (ValueError, TypeError) as error:
         raise ValueError(located(path, error, arguments)) from error
+    except (Exception, SystemExit) as error:  # whatever a kind of the user's raises
+        if registered(kind):
+            raise
+        raised = checks.line(f"{type(error).__name__}: {error}")
+        raise ValueError(f"{path}: {name_of(kind)} cannot be made: {raised}") from error
     if not slot.fits(made):
         raise ValueError(f"{path} is {slots.article(type(made).__name__)}, not {slot.what}")
     return made

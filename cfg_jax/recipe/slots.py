@@ -118,6 +118,8 @@ class Slot:
         if self.is_function(kind):
             return kind
         made = makes(kind) if callable(kind) else type(kind)
+        if self.base and kind is loaded(self.base):
+            raise ValueError(f"{path}: {name} is what {self.what} is derived from, and makes none")
         if made is None:
             raise ValueError(
                 f"{path}: {name} does not say what it makes: annotate its return type, {self.what}"

@@ -5,6 +5,7 @@ import collections.abc
 import math
 import types
 import typing
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, Union
 
@@ -164,7 +165,8 @@ def parse(path: str, text: str, hint: Any) -> Any:
 def _literal(text: str) -> Any:
     """A Python literal, inf and nan among them; the text itself where it is none."""
     try:
-        return ast.literal_eval(text.strip())
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):  # as of "3if"
+            return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         pass
     try:

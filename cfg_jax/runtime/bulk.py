@@ -4,10 +4,11 @@ A part's file is an array as NumPy writes it, and after it the SHA-256 of the jo
 that array. So a part that was cut off, changed, or belongs to another job is found, and made again.
 """
 
+import contextlib
 import hashlib
 import io
 import json
-import shutil
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ import numpy as np
 from cfg_jax.runtime import processes
 from cfg_jax.runtime.files import atomic
 from cfg_jax.runtime.notes import Bar, note
+
+_SETTINGS = "settings.json"
+
+_OWN = re.compile(r"settings\.json|\d+\.npy|\.(settings\.json|\d+\.npy)\.\d+\.part")
+"""Names of the files that a job makes, those that it was killed over among them."""
 
 Draw = Callable[[int, np.ndarray], np.ndarray]
 """(offset, numbers) -> samples of (batch, ...), from number `offset` on."""
@@ -48,7 +54,8 @@ def collect(
       uint8 images of (count, height, width, channels); None in all processes but the first.
 
     Raises:
-      ValueError: `parts` holds parts of other settings, or the processes were given different ones.
+      ValueError: `parts` holds parts of other settings, or what is no part; or the processes were
+        given different settings.
     """
     batch = min(batch, count)
     settings = {**settings, "count": count, "batch": batch}
@@ -85,14 +92,27 @@ def full_batches(count: int, batch: int) -> Iterator[tuple[int, int, np.ndarray]
 
 
 def discard(parts: Path) -> None:
-    """Removes the parts."""
-    shutil.rmtree(parts)
+    """Removes the parts, and their folder if nothing else lies there."""
+    for path in list(parts.iterdir()):
+        if _OWN.fullmatch(path.name):
+            path.unlink()
+    with contextlib.suppress(OSError):
+        parts.rmdir()
 
 
 def _claim(parts: Path, settings: dict[str, Any]) -> None:
     """Makes the folder this job's own; one whose settings are damaged has parts to be checked."""
-    path = parts / "settings.json"
+    path = parts / _SETTINGS
     settings = json.loads(json.dumps(settings))
+    present = sorted(file.name for file in parts.iterdir()) if parts.exists() else []
+    others = [name for name in present if not _OWN.fullmatch(name)]
+    if _SETTINGS not in present:  # a job writes them first
+        others += [name for name in present if not name.startswith(".")]
+    if others:
+        raise ValueError(
+            f"{parts} is where parts are kept, and holds {others[0]}, which is none: move that "
+            "folder away, or write to another file"
+        )
     try:
         held = json.loads(path.read_bytes())
     except FileNotFoundError:

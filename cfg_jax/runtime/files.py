@@ -1,9 +1,11 @@
 """Files written whole or not at all, their checksums, and where what can be made again is kept."""
 
 import contextlib
+import errno
 import hashlib
 import lzma
 import os
+import tempfile
 import zipfile
 import zlib
 from collections import Counter
@@ -33,16 +35,20 @@ DAMAGED_NPZ = (
 def atomic(path: Path) -> Iterator[BinaryIO]:
     """Opens a file beside `path` that takes its name when all is written.
 
-    No reader ever meets half a file; where writing fails, what was there before stays.
+    No reader ever meets half a file; where writing fails, what was there before stays. A link stays
+    one, and the file that it leads to is written.
 
     Raises:
       OSError: The file cannot be written, as on a full disk; `filename` is the path.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
+        if target.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         with temporary.open("wb") as file:
             yield file
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as error:
         if error.errno is not None and error.filename in (None, str(temporary)):
             error.filename, error.filename2 = str(path), None
@@ -106,5 +112,14 @@ def checksum(path: Path) -> str:
 
 
 def cache() -> Path:
-    """Where what can be made again is kept: $XDG_CACHE_HOME/cfg_jax, or ~/.cache/cfg_jax."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cfg_jax"
+    """Where what can be made again is kept: $XDG_CACHE_HOME/cfg_jax, or ~/.cache/cfg_jax.
+
+    A user without a home, as in a container, has it among the temporary files.
+    """
+    place = os.environ.get("XDG_CACHE_HOME")
+    if place:
+        return Path(place) / "cfg_jax"
+    try:
+        return Path.home() / ".cache" / "cfg_jax"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"cfg_jax-{os.getuid()}"

@@ -32,7 +32,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Shaped, UInt32
 
-from cfg_jax.runtime.files import atomic, checksum
+from cfg_jax.runtime.files import atomic, check_regular, checksum
 
 NAME = "manifest.json"
 
@@ -201,13 +201,15 @@ def read(directory: Path, step: int) -> Manifest:
       ValueError: It is missing or damaged, or the checkpoint is another step's.
     """
     try:
+        if (directory / NAME).exists():
+            check_regular(directory / NAME)
         written = json.loads((directory / NAME).read_bytes())
         if written["sha256"] != _digest(written["manifest"]):
             raise ValueError("it does not have its own sum")
         manifest = Manifest(**written["manifest"])
     except FileNotFoundError:
         raise ValueError(f"{NAME} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{NAME} is damaged") from error
     if manifest.step != step:
         raise ValueError(f"it holds step {manifest.step}")

@@ -9,7 +9,7 @@ from jaxtyping import ArrayLike
 from cfg_jax.diffusion import checks, process
 from cfg_jax.diffusion.denoiser import learned_v, read
 from cfg_jax.diffusion.logsnr import alpha, expand, floating, one_minus_exp, root, sigma
-from cfg_jax.sampling.solver import check_knob, fresh, register
+from cfg_jax.sampling.solver import check_knob, fresh, register, scalar
 
 
 @register
@@ -57,7 +57,7 @@ class Ancestral:
         """Draws z_λ' from the reverse transition."""
         pair = read(denoiser, z, logsnr, cond)
         mean, _ = process.posterior(z, pair.x, logsnr=logsnr, logsnr_next=logsnr_next)
-        v = learned_v(pair) if self.v is None else self.v
+        v = learned_v(pair) if self.v is None else scalar("v", self.v)
         between = (
             (expand(logsnr, z), expand(logsnr_next, z)) if jnp.ndim(v) else (logsnr, logsnr_next)
         )
@@ -101,7 +101,7 @@ class DDIM:
     def step(self, denoiser, z, state, cond, noise, *, logsnr, logsnr_next):
         """Moves z along x̂ and ε̂, and replaces a share of ε̂ by fresh noise."""
         pair = read(denoiser, z, logsnr, cond)
-        eta, sigma_next = floating(self.eta), sigma(logsnr_next)
+        eta, sigma_next = scalar("eta", self.eta), sigma(logsnr_next)
         kept = (1 - eta**2) + eta**2 * jnp.exp(floating(logsnr) - logsnr_next)  # 1 - s² / σ'²
         mean = (
             expand(alpha(logsnr_next), z) * pair.x + expand(sigma_next * root(kept), z) * pair.eps

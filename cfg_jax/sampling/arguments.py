@@ -1,6 +1,7 @@
 """What a front is given, checked: each mistake is one sentence that says what is wanted."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,10 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from cfg_jax.diffusion import checks, condition
+from cfg_jax.diffusion import checks, condition, schedules
 from cfg_jax.diffusion.condition import Condition
-from cfg_jax.diffusion.names import lookup
-from cfg_jax.diffusion.schedules import SCHEDULES, Schedule
+from cfg_jax.diffusion.names import made
 from cfg_jax.sampling.defaults import choose
 from cfg_jax.sampling.grids import GRIDS, check_fineness
 from cfg_jax.sampling.solvers import SOLVERS, Solver
@@ -20,23 +20,11 @@ from cfg_jax.sampling.solvers import SOLVERS, Solver
 Levels = tuple[float, ...] | Array
 """λ, ascending: static numbers, or an array that is traced, of (levels,) or (batch, levels)."""
 
+_MOST_NUMBERS = 2**40
+"""Of all examples' z; beyond some such number XLA ends the process instead of raising an error."""
 
-def made(registry: Mapping[str, type], value: Any, what: str, fits: Callable[[Any], bool]) -> Any:
-    """The object of a slot: itself, or the one with its defaults that a name means.
-
-    Raises:
-      ValueError: No kind has that name.
-      TypeError: It is neither a name nor such an object.
-    """
-    if isinstance(value, str):
-        return lookup(registry, value, what)()
-    if isinstance(value, type) or not fits(value):
-        got = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
-        raise TypeError(
-            f"{what} must be one of {', '.join(registry)}, by name or as an object such as "
-            f"{next(iter(registry))}(), got {got}"
-        )
-    return value
+_MOST_EXAMPLES = 2**31 - 1
+"""Their numbers are int32."""
 
 
 def random_key(key: Any) -> jax.Array:
@@ -53,17 +41,6 @@ def random_key(key: Any) -> jax.Array:
     raise TypeError(
         f"key must be a JAX random key, such as jax.random.key(0), got {checks.told(key)}"
     )
-
-
-def function(what: str, value: Any, form: str = "(z, logsnr, cond) -> eps") -> Any:
-    """A function of a form, if it can be called at all.
-
-    Raises:
-      TypeError: It cannot.
-    """
-    if isinstance(value, type) or not callable(value):
-        raise TypeError(f"{what} must be a callable {form}, got {checks.told(value)}")
-    return value
 
 
 def named(what: str, value: Any) -> dict[str, Any]:
@@ -84,12 +61,15 @@ def automatic(mesh: Any) -> Mesh:
 
     Raises:
       TypeError: It is no mesh.
+      ValueError: It has no device.
     """
     if not isinstance(mesh, Mesh):
         raise TypeError(
             'mesh must be a mesh of devices, such as jax.make_mesh((8,), ("batch",)), '
             f"got {checks.told(mesh)}"
         )
+    if not mesh.devices.size:
+        raise ValueError("mesh must hold at least one device")
     return Mesh(mesh.devices, mesh.axis_names)
 
 
@@ -130,31 +110,42 @@ def example_shape(shape: Any, what: str = "shape", such: str = "(32, 32, 3)") ->
     return tuple(checks.whole(f"{what}'s entries", entry, 1) for entry in shape)
 
 
-def start(z: Any, count: int, shape: tuple[int, ...]) -> Array | None:
-    """The noise to start from, if any.
+def noise(z: Any) -> Array | None:
+    """The noise to start from as an array, if any.
 
     Raises:
-      ValueError: It has another shape, or is not of floats.
+      ValueError: It is no array of floats.
     """
     if z is None:
         return None
-    z = jnp.asarray(z)
-    if z.shape != (count, *shape) or not jnp.issubdtype(z.dtype, jnp.floating):
+    found = checks.batch("z", z)
+    if not jnp.issubdtype(found.dtype, jnp.floating):
+        raise ValueError(f"z must be an array of floats, got {found.dtype}")
+    return found
+
+
+def extent(count: int, shape: tuple[int, ...], z: Array | None) -> None:
+    """Raises ValueError where the noise has another shape, or z would be too large."""
+    if z is not None and z.shape != (count, *shape):
         raise ValueError(
             f"z must have shape {(count, *shape)}, of floats, got {z.dtype} of {z.shape}"
         )
-    return z
+    if math.prod((count, *shape)) > _MOST_NUMBERS:
+        raise ValueError(
+            f"z must hold at most 2**40 numbers; {count} examples of shape {shape} hold "
+            f"{math.prod((count, *shape))}"
+        )
 
 
-def count(cond: Condition, z: Any, batch: Any) -> int:
+def count(cond: Condition, z: Array | None, batch: Any) -> int:
     """The number of examples, by whatever tells it.
 
     Raises:
-      ValueError: cond, z and batch disagree, none tells, or it is 0.
+      ValueError: cond, z and batch disagree, none tells, or it is 0 or too large.
     """
     told = {
         "cond": condition.batch_size(cond),
-        "z": None if z is None else np.shape(z)[0] if np.ndim(z) else 0,
+        "z": None if z is None else len(z),
         "batch": None if batch is None else checks.whole("batch", batch, 1),
     }
     counts = {name: count for name, count in told.items() if count is not None}
@@ -164,7 +155,10 @@ def count(cond: Condition, z: Any, batch: Any) -> int:
         raise ValueError(f"cond, z and batch disagree on the number of examples: {counts}")
     if 0 in counts.values():
         raise ValueError("there is no example to sample: cond or z is empty")
-    return next(iter(counts.values()))
+    found = next(iter(counts.values()))
+    if found > _MOST_EXAMPLES:
+        raise ValueError(f"batch must be at most {_MOST_EXAMPLES}, got {found}")
+    return found
 
 
 def walk(
@@ -184,7 +178,7 @@ def walk(
       ValueError: They are no walk.
       TypeError: One of them is no such thing.
     """
-    schedule = made(SCHEDULES, schedule, "schedule", lambda s: isinstance(s, Schedule))
+    schedule = schedules.made(schedule)
     if solver is not None:
         solver = made(SOLVERS, solver, "solver", lambda s: isinstance(s, Solver))
     if isinstance(grid, (np.ndarray, jax.Array)):
@@ -221,10 +215,12 @@ def _given(levels: Any, steps: Any, examples: int, dtype: Any) -> Array:
 
 
 def _check(levels: np.ndarray, dtype: Any) -> None:
-    """Raises ValueError unless levels ascend, as `dtype` sees them, all but the last finite."""
-    asked = levels[..., :-1]
+    """Raises ValueError unless levels ascend, as `dtype` sees them, all but the last in range."""
+    asked, most = levels[..., :-1], checks.LARGEST_LOGSNR
     if not np.all(np.isfinite(asked)):
         raise ValueError("a grid must return levels that are finite, all but the last")
+    if np.any(np.abs(asked) > most):
+        raise ValueError(f"a grid's levels must lie in [{-most:g}, {most:g}], all but the last")
     if not np.all(levels[..., :-1] < levels[..., 1:]):
         raise ValueError("a grid's levels must ascend")
     rounded = asked.astype(dtype)

@@ -17,7 +17,7 @@ from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.denoiser import read
 from cfg_jax.diffusion.logsnr import alpha, expand, floating, root, sigma
 from cfg_jax.diffusion.prediction import Estimate
-from cfg_jax.sampling.solver import LONGEST, Noise, check_knob, fresh, register
+from cfg_jax.sampling.solver import LONGEST, Noise, check_knob, fresh, register, scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,12 +60,13 @@ class _Churned:
     ) -> tuple[Float[Array, "..."], Array]:
         """Z and its level after the noise is raised."""
         s = jnp.exp(-0.5 * floating(logsnr))
-        gamma = jnp.where((s >= self.s_min) & (s <= self.s_max), floating(self.gamma), 0.0)
+        low, high = scalar("s_min", self.s_min), scalar("s_max", self.s_max)
+        gamma = jnp.where((s >= low) & (s <= high), scalar("gamma", self.gamma), 0.0)
         raised = floating(logsnr) - 2.0 * jnp.log1p(gamma)
         # ŷ = y + S_noise sqrt(ŝ² - s²) n, times α̂; (ŝ² - s²) = ŝ² (γ² + 2 γ) / (1 + γ)².
         share = root(gamma * (gamma + 2.0)) / (1.0 + gamma)
         kept = expand(alpha(raised) / alpha(logsnr), z)
-        drawn = fresh(noise, floating(self.noise_scale) * share * sigma(raised))
+        drawn = fresh(noise, scalar("noise_scale", self.noise_scale) * share * sigma(raised))
         return kept * z + drawn, raised
 
 

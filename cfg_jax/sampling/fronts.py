@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from cfg_jax.diffusion import condition
+from cfg_jax.diffusion import checks, condition
 from cfg_jax.diffusion.condition import Condition, PerExample
 from cfg_jax.diffusion.denoiser import Denoiser
 from cfg_jax.diffusion.logsnr import floating
@@ -78,8 +78,9 @@ def sample(
       x of (batch, *shape): the last step's estimate of the data, in z's dtype.
 
     Raises:
-      ValueError: steps < 1, the grid's levels do not ascend, cond's leaves disagree on the batch,
-        nothing tells the batch, z has another shape, or a name is unknown.
+      ValueError: steps is not from 1 to a million, the grid's levels do not ascend or leave
+        [-80, 80], cond's leaves disagree on the batch, nothing tells the batch, z has another shape
+        or would hold more than 2**40 numbers, or a name is unknown.
       TypeError: An argument is no such thing, such as a seed in the place of a key.
 
     >>> import jax, jax.numpy as jnp
@@ -237,10 +238,11 @@ class _Program:
 
 def _job(denoiser, key, cond, shape, schedule, solver, grid, steps, z, batch, offset) -> _Job:
     """Checks the arguments of a front and sorts them by how they travel."""
-    denoiser, key = arguments.function("denoiser", denoiser), arguments.random_key(key)
+    denoiser, key = checks.function("denoiser", denoiser), arguments.random_key(key)
     cond, shape = arguments.conditions(cond), arguments.example_shape(shape)
+    z = arguments.noise(z)
     count = arguments.count(cond, z, batch)
-    z = arguments.start(z, count, shape)
+    arguments.extent(count, shape, z)
     dtype = jnp.promote_types(jnp.result_type(float) if z is None else z.dtype, jnp.float32)
     solver, levels = arguments.walk(schedule, solver, grid, steps, count, dtype)
     nodes, structure = jax.tree.flatten(

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cfg_jax.diffusion import checks
+from cfg_jax.diffusion import checks, schedules
 from cfg_jax.diffusion.schedules import Schedule
 
 Grid = Callable[[Schedule, int], np.ndarray]
@@ -26,9 +26,9 @@ Grid = Callable[[Schedule, int], np.ndarray]
 class UniformU:
     """Equally spaced in the schedule's u: `schedule.grid(steps)`, as Ho & Salimans 2022 sample."""
 
-    def __call__(self, schedule: Schedule, steps: int) -> np.ndarray:
+    def __call__(self, schedule: Schedule | str, steps: int) -> np.ndarray:
         """Returns steps + 1 levels, from logsnr_min to logsnr_max."""
-        return schedule.grid(steps)
+        return schedules.made(schedule).grid(steps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,10 +54,10 @@ class UniformLogSNR:
     def __post_init__(self):
         _check_range(self)
 
-    def __call__(self, schedule: Schedule, steps: int) -> np.ndarray:
+    def __call__(self, schedule: Schedule | str, steps: int) -> np.ndarray:
         """Returns steps + 1 levels within the schedule's range."""
-        steps = checks.steps(steps)
-        return np.linspace(*_ends(schedule, self.start, self.end), steps + 1)
+        whole, steps = schedules.made(schedule), checks.steps(steps)
+        return np.linspace(*_ends(whole, self.start, self.end), steps + 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,10 +86,10 @@ class Karras:
         _check_range(self)
         checks.number("rho", self.rho, 0.0, ends="()")
 
-    def __call__(self, schedule: Schedule, steps: int) -> np.ndarray:
+    def __call__(self, schedule: Schedule | str, steps: int) -> np.ndarray:
         """Returns `steps` levels within the schedule's range (the first alone if 1), and ∞."""
-        steps = checks.steps(steps)
-        ends = np.array(_ends(schedule, self.start, self.end))
+        whole, steps = schedules.made(schedule), checks.steps(steps)
+        ends = np.array(_ends(whole, self.start, self.end))
         first, last = np.exp(-ends / (2.0 * self.rho))
         roots = np.linspace(first, last, steps)
         return np.append(-2.0 * self.rho * np.log(roots), np.inf)
@@ -144,11 +144,11 @@ class Secant:
         for name in ("spread", "growth"):
             checks.number(name, getattr(self, name), 0.0)
 
-    def __call__(self, schedule: Schedule, steps: int) -> np.ndarray:
+    def __call__(self, schedule: Schedule | str, steps: int) -> np.ndarray:
         """Returns `steps` levels within the schedule's range, and ∞."""
-        steps = checks.steps(steps)
-        first = min(max(schedule.logsnr_min, self.start), schedule.logsnr_max)
-        last = min(self.end + self.growth * math.log(steps / 6.0), schedule.logsnr_max)
+        whole, steps = schedules.made(schedule), checks.steps(steps)
+        first = min(max(whole.logsnr_min, self.start), whole.logsnr_max)
+        last = min(self.end + self.growth * math.log(steps / 6.0), whole.logsnr_max)
         ends = np.array([first, max(first, last)])
         spread = self.spread * math.log(max(steps, 6) / 6.0)
         centre, width = self.centre - spread, self.width + spread

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.condition import Condition
 from cfg_jax.diffusion.denoiser import Denoiser, read
 from cfg_jax.diffusion.logsnr import alpha, cast_like, floating, sigma
@@ -59,22 +60,25 @@ def invert(
     Args:
       denoiser: `(z, logsnr, cond) -> eps`, guided or not: the one that shall make x again, or that
         with another condition shall edit it.
-      x: Data, (batch, ...).
+      x: Data, (batch, ...); whole numbers count as floats.
       cond: The condition to invert under, a pytree of (batch, ...) arrays, or None.
       schedule: Gives the noise levels.
       steps: The number of steps, at least 1.
       grid: `(schedule, steps) -> levels`; `schedule.grid(steps)`, as published, when None.
       exact: Solve every step for its z_λ, instead of taking ε̂ from the cleaner level. The explicit
         inverse calls the denoiser once a step, the exact one a few times more.
-      tolerance: The exact inverse is done with a step when no entry of z_λ moves more than this.
-      iterations: The most iterations the exact inverse spends on a step. float32 may not reach a
-        tolerance below some 1e-6, most of all between two very noisy levels.
+      tolerance: The exact inverse is done with a step when no entry of z_λ moves more than this, a
+        number of at least 0.
+      iterations: The most iterations the exact inverse spends on a step, at least 1. float32 may
+        not reach a tolerance below some 1e-6, most of all between two very noisy levels.
 
     Returns:
       The noise, and the error of the sampler's way back to x.
 
     Raises:
-      ValueError: `steps` is not a whole number of at least 1, or the condition does not fit x.
+      ValueError: `steps` is not a whole number of at least 1, the condition does not fit x, x is no
+        array of numbers, or another argument is out of range.
+      TypeError: denoiser cannot be called, or schedule or grid is none.
 
     >>> import jax.numpy as jnp
     >>> from cfg_jax import mixtures, schedules
@@ -85,7 +89,12 @@ def invert(
     >>> bool(found.error[0] < 1e-3)
     True
     """
-    given, x = x.dtype, floating(x)
+    checks.function("denoiser", denoiser)
+    checks.truth("exact", exact)
+    checks.within("tolerance", tolerance, 0.0, jnp.inf)
+    iterations = checks.whole("iterations", iterations, 1)
+    x = checks.batch("x", x)
+    given, x = jnp.result_type(x, float), floating(x)
     grid = grids.UniformU() if grid is None else grid
     _, known = arguments.walk(schedule, DDIM(), grid, steps, len(x), x.dtype)
     levels = jnp.asarray([*known[:-1], jnp.inf], x.dtype)

@@ -14,7 +14,7 @@ from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.denoiser import read
 from cfg_jax.diffusion.logsnr import alpha, expand, floating, log_sigma, root, sigma
 from cfg_jax.sampling.exponential import integral, moments
-from cfg_jax.sampling.solver import LONGEST, check_knob, fresh, register
+from cfg_jax.sampling.solver import LONGEST, check_knob, fresh, register, scalar
 
 _AHEAD = 3.0
 """How many times as long as the last step a step may be that extrapolates earlier estimates."""
@@ -95,7 +95,7 @@ class DPMSolverPP:
     def step(self, denoiser, z, state, cond, noise, *, logsnr, logsnr_next):
         """Integrates the polynomial through the last `order` estimates, this one included."""
         state = state.add(read(denoiser, z, logsnr, cond).x, logsnr)
-        eta = floating(self.eta)
+        eta = scalar("eta", self.eta)
         kappa = 1.0 + eta**2
         h = _half_gap(logsnr, logsnr_next)
         m = moments(kappa * h, self.order)  # everything in κ u: κ e^(κ u) du is e^(κ u) d(κ u)

@@ -17,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Float
 from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.condition import Condition
 from cfg_jax.diffusion.denoiser import Denoiser
-from cfg_jax.diffusion.logsnr import expand
+from cfg_jax.diffusion.logsnr import expand, floating
 
 Kind = TypeVar("Kind", bound=type)
 
@@ -71,6 +71,18 @@ def check_knob(name: str, value: Any, low: float, high: float) -> None:
     if isinstance(value, (tuple, list)):
         raise ValueError(f"{name} must be a number or an array, got {checks.told(value)}")
     checks.within(name, value, low, high)
+
+
+def scalar(name: str, value: Any) -> Float[Array, ""]:
+    """A knob as it is in a step: one number, whatever axes a transformation took from it.
+
+    Raises:
+      ValueError: It still has axes.
+    """
+    value = floating(value)
+    if value.ndim:
+        raise ValueError(f"{name} must be one number, got shape {value.shape}")
+    return value
 
 
 def fresh(noise: Noise, scale: Float[Array, "..."]) -> Float[Array, "..."]:

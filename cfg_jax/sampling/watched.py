@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from cfg_jax.diffusion import checks
-from cfg_jax.sampling import arguments
 from cfg_jax.sampling.defaults import choose
 
 
@@ -21,7 +20,7 @@ def watched(solver: Any, grid: Any, steps: Any, on_step: Callable[[Any, Any], No
       steps: The number of steps; None where the grid is an array of levels.
       on_step: As in `Watched`.
     """
-    arguments.function("on_step", on_step, "(logsnr, z) -> None")
+    checks.function("on_step", on_step, "(logsnr, z) -> None")
     count = np.shape(grid)[-1] - 1 if steps is None else checks.steps(steps)
     solver, grid = choose(solver, grid, count)
     return Watched(solver=solver, on_step=on_step), grid

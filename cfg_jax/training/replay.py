@@ -64,6 +64,10 @@ def replay(config: ConfigDict, workdir: Path, step: int) -> Replay:
     """
     if step < 1:
         raise ValueError(f"--replay-step must be at least 1; got {step}")
+    if step > config.train.steps:
+        raise ValueError(
+            f"--replay-step must be at most train.steps, {config.train.steps}; got {step}"
+        )
     describe(workdir)
     data = recipe.make(config.data, "data", path="config.data").open("train")
     program = build(config, data.facts)

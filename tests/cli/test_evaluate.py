@@ -111,6 +111,13 @@ def test_of_a_noisy_classifier_what_has_no_meaning_is_refused(refused, noisy):
     ("flags", "message"),
     [
         (["--w", "0,nan"], "nan"),
+        (["--w", "0,1e39"], "--w must lie in [-1e+06, 1e+06], got 1e+39"),
+        (["--w", "1e7"], "--w must lie in [-1e+06, 1e+06], got 10000000.0"),
+        (["--w", ""], "--w takes numbers separated by commas, got ''"),
+        (["--classifier", "c", "--classifier-scale", "0,1e7"], "--classifier-scale must lie in"),
+        (["--out", ""], "give --out"),
+        (["--out", "s3://b/x"], "--out must be a path, on a mounted file system; got s3://b/x"),
+        (["--solver", "heun", "--solver.gamma", "--samples", "2"], "--solver.gamma needs a value"),
         (["--w", "a,b"], "--w takes numbers separated by commas"),
         (["--samples", "1"], "--samples must lie in [2, 1000000], got 1"),
         (["--seed", str(2**32)], "--seed must lie in [0, 4294967295]"),

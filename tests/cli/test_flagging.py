@@ -99,6 +99,7 @@ def test_skip_bad(file):
         (["--config", "FILE", "--config.train.stepz=3"], "did you mean train.steps?"),
         (["--config", "FILE", "--config.sample.solver=rk4"], "config.sample.solver must be a solv"),
         (["--wrokdir", "x"], "Did you mean"),
+        (["--skip-bad=maybe"], "flag --skip-bad=maybe: Non-boolean argument to boolean flag"),
         (["extra"], "unexpected argument 'extra'"),
     ],
 )
@@ -118,6 +119,20 @@ def test_mistakes_are_refused(file, argv, line):
         ('"Heun"', '"Huen"', "mistake in line 7: there is no kind 'Huen'; did you mean Heun?"),
         ("return config", "return 3", "returns no recipe, got 3"),
         ("get_config", "make_config", "has no function get_config"),
+        (
+            "return config",
+            "import numpy; return numpy.zeros((99, 9))",
+            "returns no recipe, got arr",
+        ),
+        ("return config", "return {i: 'x' * 99 for i in range(99)}", "returns no recipe, got {0: "),
+        ("config.train.steps = 7", "raise SystemExit(0)", "mistake in line 6: it ends the process"),
+        (
+            "config.train.steps = 7",
+            "x = 'a'; x()",
+            "mistake in line 6: 'str' object is not callable",
+        ),
+        ("config.train.steps = 7", "{}['a']", "mistake in line 6: a"),
+        ("config.train.steps = 7", "raise ValueError('x ' * 9999)", "mistake in line 6: x x x"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line(file, old, new, line):
@@ -126,6 +141,7 @@ def test_a_mistake_in_the_file_is_one_line(file, old, new, line):
         config("--config", file)
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
 
 
 def test_help_lists_the_fields_with_a_line_on_each(capsys):
@@ -185,6 +201,28 @@ def test_nobody_reading_on_is_no_error(tmp_path):
     assert (ran.stderr, ran.returncode) == ("", 0)
 
 
+def test_what_the_encoding_lacks_is_escaped(capfd, monkeypatch):
+    with open(os.dup(1), "w", encoding="ascii") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        parsed("--workdir", "x")
+        print("λ caf\udce9.npz", flush=True)
+    assert capfd.readouterr().out == "\\u03bb caf\\udce9.npz\n"
+
+
+def test_a_current_directory_that_is_gone_is_told(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ValueError, match="the current directory does not exist any more"):
+        parsed()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_value_that_python_would_warn_of_is_refused_in_silence(file):
+    with pytest.raises(ValueError, match=r"config\.train\.steps .* got '3if'"):
+        config("--config", file, "--config.train.steps=3if")
+
+
 def test_kinds_come_from_the_current_directory(tmp_path, monkeypatch, file):
     (tmp_path / "here_kinds.py").write_text(
         "import flax.linen as nn\n\n\nclass Net(nn.Module):\n    width: int = 3\n\n"
@@ -204,6 +242,9 @@ def test_home_is_expanded(monkeypatch, tmp_path):
         flagging.path({"workdir": None}, "workdir")
     with pytest.raises(ValueError, match="no home directory"):
         flagging.path({"workdir": "~no_such_user_at_all/x"}, "workdir")
+    for address in ("s3://bucket/run", "http://host/x.npz"):
+        with pytest.raises(ValueError, match=f"--out must be a path, .*; got {address}"):
+            flagging.path({"out": address}, "out")
     with pytest.raises(ValueError, match="--workdir must be a path"):
         flagging.path({"workdir": "a\0b"}, "workdir")
 
@@ -212,6 +253,9 @@ def test_the_folder_of_a_file_is_made(tmp_path):
     flagging.folder_of(tmp_path / "a/b/c.png")
     assert (tmp_path / "a/b").is_dir()
     (tmp_path / "file").touch()
+    (tmp_path / "link.png").symlink_to("d/e.png")
+    flagging.folder_of(tmp_path / "link.png")
+    assert (tmp_path / "d").is_dir()
     with pytest.raises(ValueError, match=r"file/c\.png cannot be written: "):
         flagging.folder_of(tmp_path / "file/c.png")
 

@@ -1,6 +1,7 @@
 """The command `score`: its table and JSON against the pieces, and what it refuses."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 import cfg_jax
 from cfg_jax import evaluation, recipe
+from cfg_jax.cli import score
 from cfg_jax.data.samples import to_uint8
 from cfg_jax.evaluation import inception
 from cfg_jax.runtime.files import checksum
@@ -44,7 +46,7 @@ FLAGS = ("--samples", "samples.npz", "--weights", "weights.pth", "--cache", "cac
 def test_json_and_table_hold_what_the_pieces_give(command, files):
     code, out, err = command("score", *FLAGS, "--reference", "images.npz", "--batch", 12)
     assert code == 0, err
-    report = json.loads((files[0] / "samples.scores.json").read_text())
+    report = json.loads((files[0] / "samples.npz.scores.json").read_text())
     ours, theirs = (
         evaluation.measure(evaluation.open_archive(files[0] / name), fake_inception)
         for name in ("samples.npz", "images.npz")
@@ -75,7 +77,7 @@ def test_a_reference_is_measured_once(command, files):
     asked = ("score", *FLAGS, "--reference", "images.npz", "--metrics", "fid,pr")
     command(*asked)
     _, calls = files
-    first = json.loads((files[0] / "samples.scores.json").read_text())["scores"]
+    first = json.loads((files[0] / "samples.npz.scores.json").read_text())["scores"]
     assert sum(calls) >= 90
     calls.clear()
     command(*asked, "--out", "new/again.json")
@@ -86,7 +88,7 @@ def test_a_reference_is_measured_once(command, files):
 def test_a_reference_of_statistics_gives_what_it_allows(command, files):
     code, out, err = command("score", *FLAGS, "--reference", "statistics.npz")
     assert code == 0, err
-    report = json.loads((files[0] / "samples.scores.json").read_text())
+    report = json.loads((files[0] / "samples.npz.scores.json").read_text())
     assert set(report["scores"]) == {"fid", "fid_bias", "is", "is_std"}
     assert set(report["left_out"]) == {"sfid", "kid", "pr"}
     assert "kid is left out: statistics.npz has no images (arr_0)." in out
@@ -95,7 +97,7 @@ def test_a_reference_of_statistics_gives_what_it_allows(command, files):
 def test_the_inception_score_needs_no_reference(command, files):
     code, _, err = command("score", *FLAGS)
     assert code == 0, err
-    report = json.loads((files[0] / "samples.scores.json").read_text())
+    report = json.loads((files[0] / "samples.npz.scores.json").read_text())
     assert set(report["scores"]) == {"is", "is_std"}
 
 
@@ -104,7 +106,7 @@ def test_two_files_of_statistics_need_no_network(command, files, monkeypatch):
     np.savez("other.npz", mu=MU + 1, sigma=SIGMA)
     code, _, err = command("score", "--samples", "other.npz", "--reference", "statistics.npz")
     assert code == 0, err
-    report = json.loads((files[0] / "other.scores.json").read_text())
+    report = json.loads((files[0] / "other.npz.scores.json").read_text())
     assert report["scores"] == {"fid": pytest.approx(6.0)}
     assert report["settings"]["weights_sha256"] is None
 
@@ -229,3 +231,22 @@ def test_weights_that_are_none_are_refused(refused, tmp_path, content, message):
         (tmp_path / "w.pth").write_bytes(content)
     flags = ("--samples", tmp_path / "samples.npz", "--weights", tmp_path / "w.pth")
     assert message in refused("score", *flags)
+
+
+def test_scores_of_names_that_differ_after_a_dot_lie_apart():
+    beside = {score._beside(Path("out", name)).name for name in ("w0.1", "w0.3", "a.npz", "a.zip")}
+    assert beside == {f"{name}.scores.json" for name in ("w0.1", "w0.3", "a.npz", "a.zip")}
+
+
+def test_an_empty_flag_is_not_the_default(refused, files):
+    for name in ("reference", "out", "weights", "cache"):
+        assert f"give --{name}" in refused("score", *FLAGS, f"--{name}=")
+
+
+def test_a_link_in_the_place_of_the_scores_stays(command, files):
+    (files[0] / "there").mkdir()
+    (files[0] / "mine.json").symlink_to("there/kept.json")
+    code, _, err = command("score", *FLAGS, "--out", "mine.json")
+    assert code == 0, err
+    assert (files[0] / "mine.json").is_symlink()
+    assert "is" in json.loads((files[0] / "there/kept.json").read_text())["scores"]

@@ -21,6 +21,13 @@ def test_the_data_tell_what_the_recipe_leaves_open():
     assert (without.inlet, without.null) == (Classes(3), None)
 
 
+def test_fewer_classes_than_the_datas_are_refused():
+    with pytest.raises(ValueError, match=r"kind.num_classes must be at least 3, .*; got 2$"):
+        Label(num_classes=2).bind("kind", FACTS)
+    assert Label(num_classes=3).bind("kind", FACTS).null == 3
+    assert Label(num_classes=2).bind("kind", Facts((8, 8, 1))).null == 2
+
+
 def test_it_reads_the_entry_of_its_own_name():
     batch = {"kind": jnp.array([2, 0]), "label": jnp.array([7, 7])}
     np.testing.assert_array_equal(KIND.read({}, batch, jnp.zeros((2, 1))), [2, 0])
@@ -63,6 +70,7 @@ def test_labels_are_given_by_name_and_traced():
         ([1.0, 1.9], r"kind must be integers in \[0, 2\].*; got float64"),
         ([True], "kind must be integers .*; got bool"),
         ([None], "kind must be integers .*; got object"),
+        ([["ant", "bee"], ["cat", "ant"]], r"kind must be \(batch,\) labels, .* shape \(2, 2\)"),
         (["dog"], "there is no class 'dog'; there are ant, bee, cat"),
         ("", "there is no class ''"),
         ([2**70], "kind must be integers"),

@@ -90,3 +90,11 @@ def test_nulls_of_guidance_and_of_training():
 def test_the_ends_of_p_uncond_are_certain(p):
     gone = who({"a": p, "b": p}, {"a": True, "b": False})
     assert gone["a"].all() == gone["a"].any() == gone["b"].all() == gone["b"].any() == bool(p)
+
+
+def test_an_entry_that_the_data_do_not_have_is_named():
+    batch = {"x": jnp.zeros((2, 8, 8, 1)), "label": jnp.zeros(2, int), "replaced": jnp.zeros(2)}
+    other = (("kind", Label(num_classes=10).bind("kind", FACTS)),)
+    line = "config.condition.kind is made of 'kind', which the data do not .*; they have label$"
+    with pytest.raises(ValueError, match=line):
+        conditions.read(other, {}, batch, batch["x"])

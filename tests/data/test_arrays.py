@@ -172,6 +172,11 @@ def test_the_fingerprint_is_of_the_files(tmp_path):
         ({"image": IMAGES, "tokens": np.full(20, 2**40)}, "at most 2147483647, got 1099511627776"),
         ({"image": IMAGES, "label": np.full(20, 2**40)}, "at most 2147483647, got 1099511627776"),
         ({"image": IMAGES, "label": LABELS / 2}, "should be 20 integers, got float64"),
+        ({"image": IMAGES, "label": LABELS + 2_000_000_000 * (LABELS == 2)}, "and none is 2:"),
+        (
+            {"image": IMAGES, "label": LABELS, "class_names": ["é", "a", "e\u0301"]},
+            "'é' stands there",
+        ),
         ({"image": IMAGES, "label": LABELS, "class_names": [1, 2, 3]}, "should be text"),
         ({"image": IMAGES, "label": LABELS, "class_names": ["a", "b", "a"]}, "'a' stands there tw"),
         ({"image": IMAGES, "rate": -1}, "rate in .* should be one whole number"),

@@ -109,6 +109,38 @@ def test_sixteen_bits_are_scaled_not_clipped():
     assert pixels.ravel().tolist() == [0, 0, 1, 128, 255]
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_of_thirty_two_bits_nobody_knows_the_range(dtype):
+    Image.fromarray(np.ones((4, 4), dtype)).save(file := io.BytesIO(), "TIFF")
+    with pytest.raises(ValueError, match="numbers of 32 bits, whose range is not known"):
+        to_pixels(Image.open(file), image_size=0, channels=1)
+
+
+@pytest.mark.parametrize("size", [(300, 4), (4, 300), (97, 6), (64, 4)])
+def test_a_long_image_gives_its_middle(size):
+    """The same as where all of it is resized."""
+    image = _noise("RGB", size)
+    scale = 16 / min(size)
+    width, height = round(size[0] * scale), round(size[1] * scale)
+    resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    top, left = (height - 16) // 2, (width - 16) // 2
+    pixels = to_pixels(image, image_size=16, channels=3)
+    np.testing.assert_array_equal(pixels, resized[top : top + 16, left : left + 16])
+
+
+def test_a_line_of_pixels_takes_no_more_memory_than_others(monkeypatch):
+    sizes, resize = [], Image.Image.resize
+
+    def watched(image, size, *rest, **more):
+        sizes.append(size)
+        return resize(image, size, *rest, **more)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    line = Image.new("L", (1, 30_001), 70)
+    assert (to_pixels(line, image_size=64, channels=1) == 70).all()
+    assert sizes == [(64, 64 * 17)]
+
+
 @pytest.mark.filterwarnings("error")
 def test_transparent_palettes_are_read_in_silence():
     content = _encoded(_noise("RGBA", (9, 9)).quantize(8), ".png")

@@ -1,6 +1,8 @@
 import dataclasses
 import io
 import pickle
+import struct
+import uuid
 import wave
 import zipfile
 from pathlib import Path
@@ -117,6 +119,21 @@ def test_many_sounds_stay_on_disk(tmp_path, files, monkeypatch):
         monkeypatch.undo()
 
 
+def _changed(at, form, value):
+    """A sound with another number in its header."""
+    content = bytearray(_wav(_noise(0)))
+    struct.pack_into(form, content, at, value)
+    return bytes(content)
+
+
+def _extended(number, samples=None):
+    """A sound whose format is named by 16 bytes, as WAVE_FORMAT_EXTENSIBLE has it."""
+    content = _wav(_noise(0) if samples is None else samples)
+    guid = uuid.UUID(f"{number:08x}-0000-0010-8000-00aa00389b71").bytes_le
+    form = struct.pack("<H", 65534) + content[22:36] + struct.pack("<HHI", 22, 16, 4) + guid
+    return content[:12] + struct.pack("<4sI", b"fmt ", len(form)) + form + content[36:]
+
+
 BAD = {
     "rate": (_wav(_noise(0), rate=16000), "it has 16000 samples a second where the first has 8000"),
     "stereo": (_wav(_noise(0, 50, 2)), "it has 2 channels where the first has 1"),
@@ -127,10 +144,17 @@ BAD = {
     "bytes": (_wav(_noise(0), width=1), "ValueError: it has 8 bits where 16 are expected"),
     "deep": (_wav(_noise(0), width=4), "ValueError: it has 32 bits where 16 are expected"),
     "many": (_wav(_noise(0, 50, 3)), "ValueError: it has 3 channels where 1 or 2 are expected"),
-    "cut": (_wav(_noise(0))[:-20], "ValueError: it should hold 50 samples and holds 40"),
-    "none": (_wav(_noise(0, 0)), "ValueError: it should hold 0 samples and holds 0"),
-    "text": (b"RIFF but no sound", "(Error|EOFError).*"),
-    "empty": (b"", "EOFError"),
+    "cut": (_wav(_noise(0))[:-20], "ValueError: .* should hold 50 samples, and it holds 40"),
+    "none": (_wav(_noise(0, 0)), "ValueError: .* should hold 0 samples, and it holds 0"),
+    "fast": (_changed(24, "<I", 2**32 - 1), "ValueError: it has 4294967295 samples a second .*"),
+    "still": (_changed(24, "<I", 0), "ValueError: it has 0 samples a second .*"),
+    "stream": (_changed(40, "<I", 2**32 - 1), "ValueError: its header leaves its length open.*"),
+    "stream of 0": (_changed(40, "<I", 0), "ValueError: by its header it should hold 0 samples.*"),
+    "floats": (_changed(20, "<H", 3), "ValueError: its format is number 3 where 1, plain PCM.*"),
+    "extended floats": (_extended(3), "ValueError: its format is number 3 where 1, plain PCM.*"),
+    "text": (b"RIFF but no sound", "ValueError: it is no whole WAV file"),
+    "empty": (b"", "ValueError: it is no whole WAV file"),
+    "header": (_wav(_noise(0))[:36], "ValueError: it is no whole WAV file"),
 }
 
 
@@ -147,9 +171,21 @@ def test_bad_sounds_are_named_or_left_out(tmp_path, files, name, caplog):
     assert "left out 1 of 13 examples as unreadable" in caplog.text
 
 
+def test_extended_headers_and_further_chunks_are_read(tmp_path, files):
+    samples = _noise(99)
+    content = _extended(1, samples)
+    listed = content[:12] + struct.pack("<4sI", b"LIST", 3) + b"abc\0" + content[12:] + b"data"
+    for more in (content, listed):
+        data = Sounds(path=str(zipped(tmp_path / "x", files | {"ah/more.wav": more}))).open("train")
+        test = Sounds(path=str(tmp_path / "x")).open("test")
+        assert samples.tobytes() in _contents(data) | _contents(test)
+
+
 def test_nothing_but_bad_sounds_is_refused(tmp_path):
     root = str(write(tmp_path / "x", {f"ah/{n}.wav": b"" for n in range(3)}))
-    with pytest.raises(ValueError, match=r"cannot be read \(EOFError\); skip_bad"):
+    with pytest.raises(
+        ValueError, match=r"cannot be read \(ValueError: it is no whole WAV file\); skip_bad"
+    ):
         Sounds(path=root).open("train")
     with pytest.raises(ValueError, match=r"none of \d sounds can be read, such as"):
         Sounds(path=root, skip_bad=True).open("train")

@@ -37,6 +37,25 @@ def test_folders_of_the_same_name_as_text_are_refused(tmp_path):
         _classes(tmp_path)
 
 
+@pytest.mark.parametrize("archived", [False, True])
+def test_folders_whose_names_are_spelled_alike_are_refused(tmp_path, archived):
+    files = {f"{name}/a.png": b"" for name in ("caf\u00e9", "cafe\u0301")}
+    path = zipped(tmp_path / "x", files) if archived else write(tmp_path / "x", files)
+    with pytest.raises(ValueError, match="two class folders have the name 'caf\u00e9'"):
+        _classes(path)
+
+
+@pytest.mark.parametrize("form", ["/{}", "./{}", "x/./{}", "{}", "a//{}"])
+@pytest.mark.parametrize("between", ["/", "\\"])
+def test_a_zip_may_be_packed_by_any_tool(tmp_path, form, between):
+    files = {form.format(f"{name}/1.png"): name.encode() for name in ("cat", "dog")}
+    path = zipped(tmp_path / "x", {n.replace("/", between): files[n] for n in files})
+    found = find(path, IMAGES)[""]
+    assert found.class_names == ("cat", "dog")
+    assert [found.read(file) for file in found.files] == [b"cat", b"dog"]
+    assert found.fingerprint(found.files)
+
+
 @pytest.mark.parametrize("wrapper", ["", "a/", "a/b/c/"])
 def test_folders_around_the_class_folders_are_looked_through(tmp_path, wrapper):
     files = {f"{wrapper}{name}/1/2/x.png": b"" for name in ("cat", "dog")} | {"README": b""}

@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 
 from cfg_jax.diffusion import checks
+from cfg_jax.diffusion.precision import enable_x64
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), jnp.array([0.0, jnp.nan])])
 def test_finite_refuses(value):
     with pytest.raises(ValueError, match="w must be finite"):
+        checks.finite("w", value)
+
+
+@pytest.mark.parametrize("value", [1e39, -1e39, [0.0, 1e39], np.float64(1e300)])
+def test_what_float32_does_not_hold_is_not_finite(value):
+    with pytest.raises(ValueError, match="w must be finite in float32, got"):
+        checks.finite("w", value)
+    with enable_x64(True):
         checks.finite("w", value)
 
 
@@ -86,6 +95,12 @@ def test_a_number_within_its_range_passes(value):
 def test_what_is_no_such_number_is_refused(value):
     with pytest.raises(ValueError, match="phi must"):
         checks.number("phi", value, 0.0, 2.0)
+
+
+def test_steps_have_a_largest_number():
+    assert checks.steps(1_000_000) == 1_000_000
+    with pytest.raises(ValueError, match="steps must be at most 1000000, got 1000001"):
+        checks.steps(1_000_001)
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "8", None, jnp.array([1, 2]), jnp.bool_(1)])

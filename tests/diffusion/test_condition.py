@@ -38,11 +38,23 @@ def test_a_null_hides_its_parts_and_keeps_the_others():
         ({"label": 10, "small": 0.0}, "structure of the condition"),
         ({"label": 10, "other": KEPT}, "structure of the condition"),
         ({"label": jnp.zeros(3, jnp.int32), "small": KEPT}, "must be a number or have shape"),
+        ({"label": "x", "small": KEPT}, "null must be of int32, got 'x'"),
+        ({"label": 0.5, "small": KEPT}, "null must be of int32, got 0.5"),
+        ({"label": jnp.array([0.5, 1.0]), "small": KEPT}, "null must be of int32, got"),
+        ({"label": float("nan"), "small": KEPT}, "null must be of int32, got nan"),
+        ({"label": 2**40, "small": KEPT}, "null must be of int32, got 1099511627776"),
+        ({"label": KEPT, "small": Noisy("x", 0.0)}, "null must be of float32, got 'x'"),
     ],
 )
 def test_a_null_that_does_not_fit_is_refused(null, message):
     with pytest.raises(ValueError, match=message):
         condition.broadcast(null, COND)
+
+
+def test_a_null_may_be_a_whole_float_and_is_taken_under_jit():
+    for null in (10, 10.0, np.float64(10.0), jnp.float32(10.0)):
+        found = jax.jit(lambda cond, null=null: condition.broadcast(null, cond))(COND["label"])
+        np.testing.assert_array_equal(found, [10, 10])
 
 
 def test_guidance_hides_one_part_and_keeps_another():

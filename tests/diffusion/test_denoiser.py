@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfg_jax import denoiser, guidance, prediction
+from cfg_jax import denoiser, guidance, prediction, schedules
 
 RNG = np.random.default_rng(0)
 Z = jnp.asarray(RNG.normal(size=(4, 3)), jnp.float32)
@@ -76,11 +76,61 @@ def test_dynamic_thresholding_is_finite_at_the_ends_and_of_nothing(lam):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((1.5,), "percentile must lie in"), ((99.5,), "percentile"), ((0.9, 0.0), "bound must lie")],
+    [
+        *(
+            ((1.5,), "percentile must lie in"),
+            ((99.5,), "percentile"),
+            ((0.9, 0.0), "bound must lie"),
+        ),
+        ((0.9, float("inf")), r"bound must lie in \[1e-30, 1e\+30\], got inf"),
+    ],
 )
 def test_dynamic_thresholding_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         denoiser.dynamically_thresholded(constant, *arguments)
+
+
+@pytest.mark.parametrize("bound", [-1.0, 0.0, float("nan"), float("inf"), "1"])
+def test_a_bound_that_is_none_is_refused(monkeypatch, bound):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    with pytest.raises(ValueError, match="bound must"):
+        denoiser.clipped(constant, bound)
+
+
+def test_a_kind_or_schedule_may_be_named():
+    for name, kind in prediction.KINDS.items():
+        assert denoiser.from_prediction(constant, name).kind is kind
+    made = denoiser.from_discrete(constant, "linear_beta")
+    assert made.schedule == schedules.LinearBeta()
+    got = prediction.convert(P, Z, logsnr=LAM, source="v", target="x")
+    np.testing.assert_allclose(got, ALPHA * Z - SIGMA * P, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "message"),
+    [
+        (lambda: denoiser.clipped(None), TypeError, "denoiser must be a callable .* got None"),
+        (lambda: denoiser.dynamically_thresholded(3), TypeError, "denoiser must be a callable"),
+        (lambda: denoiser.from_prediction(3, "v"), TypeError, "network must be a callable"),
+        (lambda: denoiser.from_prediction(constant, "w"), ValueError, "kind must be one of eps"),
+        (lambda: denoiser.from_prediction(constant, 3), TypeError, "kind must be one of eps, .* 3"),
+        (lambda: denoiser.from_discrete(3, "linear_beta"), TypeError, "network must be a callable"),
+        (
+            lambda: denoiser.from_discrete(constant, schedules.Cosine()),
+            TypeError,
+            r"schedule must be one of LinearBeta, CosineBeta, .* got Cosine\(",
+        ),
+        (
+            lambda: denoiser.from_discrete(constant, "cosine"),
+            ValueError,
+            "schedule must be one of LinearBeta, CosineBeta; got 'cosine'",
+        ),
+    ],
+)
+def test_what_makes_no_denoiser_is_refused(monkeypatch, make, kind, message):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    with pytest.raises(kind, match=message):
+        make()
 
 
 def test_adapters_travel_through_jit_with_their_parameters():

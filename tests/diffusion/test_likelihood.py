@@ -386,3 +386,36 @@ def test_what_has_no_bound_is_refused():
         likelihood.discrete_vlb(MIXTURE, jax.random.key(0), 2 + X, schedule=schedule, steps=4)
     with pytest.raises(ValueError, match="samples must be a whole number of at least 1"):
         likelihood.continuous_vlb(MIXTURE, jax.random.key(0), X, schedule=schedule, samples=0)
+    for bins in (0, 1):
+        with pytest.raises(
+            ValueError, match=f"bins must be a whole number of at least 2, got {bins}"
+        ):
+            likelihood.continuous_vlb(
+                MIXTURE, jax.random.key(0), X, schedule=schedule, samples=1, bins=bins
+            )
+    with pytest.raises(ValueError, match="bins must be a whole number of at least 2, got 1"):
+        likelihood.discretized_log_prob(X, mean=X, variance=1.0, bins=1)
+
+
+BOUNDS = {
+    "discrete_vlb": lambda denoiser, schedule: likelihood.discrete_vlb(
+        denoiser, jax.random.key(0), 0 * X, LABELS, schedule=schedule, steps=5
+    ),
+    "continuous_vlb": lambda denoiser, schedule: likelihood.continuous_vlb(
+        denoiser, jax.random.key(0), 0 * X, LABELS, schedule=schedule, samples=1
+    ),
+    "ode_log_prob": lambda denoiser, schedule: likelihood.ode_log_prob(
+        denoiser, 0 * X, LABELS, key=jax.random.key(0), schedule=schedule, steps=2
+    ),
+}
+
+
+@pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS)
+def test_a_schedules_name_works_where_the_schedule_does(monkeypatch, bound):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    want, got = bound(MIXTURE, schedules.Cosine()), bound(MIXTURE, "cosine")
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    with pytest.raises(TypeError, match=r"schedule must be one of Cosine, .*, got 3"):
+        bound(MIXTURE, 3)
+    with pytest.raises(TypeError, match=r"denoiser must be a callable .*, got None"):
+        bound(None, "cosine")

@@ -114,5 +114,11 @@ def test_the_reference_is_the_closed_form_of_one_gaussian():
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match=r"\(classes, modes, dim\)"):
         mixtures.gaussian_mixture(np.zeros((2, 2)), 0.1)
+    for place, wrong in (("means", ([[[np.nan]]], 0.1)), ("stds", ([[[0.0]]], np.nan))):
+        with pytest.raises(ValueError, match=f"{place} must be finite, got nan"):
+            mixtures.gaussian_mixture(*wrong)
+    for place in ("weights", "priors"):
+        with pytest.raises(ValueError, match=f"{place} must be finite, got inf"):
+            mixtures.gaussian_mixture([[[0.0]]], 0.1, **{place: np.inf})
     with pytest.raises(ValueError, match="stds must not be negative"):
         mixtures.gaussian_mixture(np.zeros((2, 1, 2)), -0.1)

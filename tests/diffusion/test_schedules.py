@@ -40,6 +40,47 @@ def test_cosine_is_the_papers_formula(schedule):
     np.testing.assert_allclose(schedule.grid(50), grid, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (-20, 20),
+        (15, 40),
+        (40, 80),
+        (-80, -40),
+        (-80, 80),
+        (-1, 40),
+        (-80, 0.5),
+        (79, 80),
+        (3, 3.5),
+    ],
+)
+def test_cosine_is_exact_over_any_range(low, high):
+    """λ(u), its inverse, both tails of the distribution, and the density, against 40 digits."""
+    schedule = schedules.Cosine(logsnr_min=low, logsnr_max=high)
+    u = np.concatenate([np.linspace(0, 1, 21), [2.0**-20, 1 - 2.0**-20]]).astype(np.float32)
+    want = [exact_cosine(v, low, high) for v in u]
+    np.testing.assert_allclose(schedule.logsnr(u), want, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        schedule.grid(20),
+        [exact_cosine(v, low, high) for v in np.linspace(1, 0, 21)],
+        rtol=1e-12,
+        atol=1e-12,
+    )
+    assert np.all(np.isfinite(jax.vmap(jax.grad(schedule.logsnr))(u)))
+
+    lam = np.linspace(low, high, 17).astype(np.float32)
+    with mpmath.workdps(40):
+        angle = [mpmath.atan(mpmath.exp(-mpmath.mpf(float(v)) / 2)) for v in lam]
+        a = angle[0] - angle[-1]
+        above = np.array([float((v - angle[-1]) / a) for v in angle])
+        below = np.array([float((angle[0] - v) / a) for v in angle])
+        density = [float(-mpmath.log(4 * a * mpmath.cosh(mpmath.mpf(float(v)) / 2))) for v in lam]
+    np.testing.assert_allclose(schedule.u(lam), above, rtol=5e-6)
+    np.testing.assert_allclose(schedule.cdf(lam), below, rtol=5e-6)
+    np.testing.assert_allclose(schedule.log_prob(lam), density, rtol=5e-6, atol=5e-6)
+    assert (schedule.cdf(-jnp.inf), schedule.cdf(jnp.inf)) == (0.0, 1.0)
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_u_inverts_logsnr_and_the_ends_are_met(schedule):
     u = np.linspace(0, 1, 1001, dtype=np.float32)

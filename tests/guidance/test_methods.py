@@ -136,6 +136,7 @@ def test_it_samples_with_a_strength_for_each_example(method):
         (float("nan"), "must be finite"),
         (np.array([0.0, np.inf]), "must be finite"),
         (np.ones((2, 2)), r"shape \(batch,\)"),
+        (1e39, "must be finite in float32"),
     ],
 )
 def test_a_strength_that_is_none_is_refused(method, w, message):

@@ -1,6 +1,7 @@
 """What is particular to one guidance: its knobs, its identities with another, what it refuses."""
 
 import itertools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -276,3 +277,77 @@ def test_refused_in_one_line(make, message):
     with pytest.raises(ValueError, match=message) as refusal:
         make()
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: guidance.classifier_free(3, w=1.0, null=NULL), "denoiser must be .* got 3"),
+        (lambda: guidance.negative(3, w=1.0, cond=LABELS), "denoiser must be"),
+        (lambda: guidance.composed(3, conds=[LABELS], ws=[1.0], null=NULL), "denoiser must be"),
+        (lambda: guidance.plus_plus(3, w=1.0, null=NULL), "denoiser must be"),
+        (lambda: guidance.projected(3, w=1.0, null=NULL), "denoiser must be"),
+        (lambda: guidance.rescaled(3, w=1.0, null=NULL, phi=0.7), "denoiser must be"),
+        (lambda: guidance.scheduled(3, w=abs, null=NULL), "denoiser must be"),
+        (lambda: guidance.unconditional(3, null=NULL), "denoiser must be"),
+        (lambda: guidance.zero_star(3, w=1.0, null=NULL), "denoiser must be"),
+        (lambda: guidance.autoguidance(3, NETWORK, w=1.0), "denoiser must be"),
+        (lambda: guidance.autoguidance(NETWORK, None, w=1.0), "weak must be .* got None"),
+        (lambda: guidance.classifier(3, log_prob, w=1.0), "denoiser must be"),
+        (lambda: guidance.classifier(NETWORK, 3, w=1.0), "log_prob must be .* got 3"),
+        (lambda: guidance.ascent(3, w=1.0), "log_prob must be"),
+        (lambda: guidance.energy(3, log_prob, w=1.0), "denoiser must be"),
+        (lambda: guidance.energy(NETWORK, None, w=1.0), "loss must be .* got None"),
+        (
+            lambda: guidance.zero_star(NETWORK, w=1.0, null=NULL, space=3),
+            "space must be one of eps",
+        ),
+        (
+            lambda: guidance.composed(NETWORK, conds=3, ws=[1.0], null=NULL),
+            "conds must be a sequence, got 3",
+        ),
+        (
+            lambda: guidance.composed(NETWORK, conds=[LABELS], ws=jnp.float32(1.0), null=NULL),
+            "ws must be a sequence, got",
+        ),
+        (
+            lambda: guidance.composed(NETWORK, conds={"a": LABELS}, ws=[1.0], null=NULL),
+            "conds must be a sequence, got",
+        ),
+    ],
+)
+def test_what_is_no_such_thing_is_refused_in_one_line(monkeypatch, make, message):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    with pytest.raises(TypeError, match=message) as refusal:
+        make()
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("null", ["x", 0.5])
+def test_a_null_that_is_no_label_is_refused(null):
+    with pytest.raises(ValueError, match=f"null must be of int32, got {null!r}"):
+        guidance.classifier_free(NETWORK, w=1.0, null=null)(Z, 0.0, LABELS)
+
+
+def test_a_space_may_be_named():
+    for make in (
+        lambda space: guidance.zero_star(NETWORK, w=1.0, null=NULL, space=space),
+        lambda space: guidance.rescaled(NETWORK, w=1.0, null=NULL, phi=0.7, space=space),
+    ):
+        assert make("flow") == make(prediction.FLOW)
+        with pytest.raises(ValueError, match=r"space must be one of eps, .*; got 'flaw'"):
+            make("flaw")
+
+
+def test_a_denoiser_that_names_itself_as_what_it_holds_is_asked():
+    class Own:
+        denoiser = property(lambda self: self)
+
+        def __call__(self, z, logsnr, cond):
+            return NETWORK(z, logsnr, cond)
+
+    def of(denoiser):
+        return guidance.classifier_free(denoiser, w=1.0, null=NULL)(Z, 0.0, LABELS)
+
+    np.testing.assert_array_equal(of(Own()), of(NETWORK))
+    np.testing.assert_array_equal(of(mock.Mock(side_effect=NETWORK)), of(NETWORK))

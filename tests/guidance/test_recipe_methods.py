@@ -217,5 +217,9 @@ def test_a_strength_that_is_no_number_is_refused(w, message):
         strength("w", w)
 
 
+def test_a_whole_number_that_int32_does_not_hold_is_a_strength():
+    assert strength("w", 10**12) == np.float32(1e12)
+
+
 def test_a_list_of_strengths_is_one_an_example():
     np.testing.assert_array_equal(strength("w", [1.0, 2.0, 3.0]).values, [1.0, 2.0, 3.0])

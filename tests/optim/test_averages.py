@@ -1,5 +1,7 @@
 """Moving averages against sums of their profiles, and widths against numerical integrals."""
 
+from fractions import Fraction
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -43,6 +45,13 @@ def test_a_constant_decay_is_ramped_up():
         ema = beta * ema + (1 - beta) * value
         want.append(ema)
     np.testing.assert_allclose(averaged(Constant(decay=decay)), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.9999, 0.999999, 0.9999999, 0.99999999])
+def test_a_share_is_exact_however_near_1_the_decay_is(decay):
+    for step in (1, 50, 1000, 10**9):
+        want = 1 - min(Fraction(decay), Fraction(step, 9 + step))
+        assert float(Constant(decay=decay).share(step)) == pytest.approx(float(want), rel=1e-6)
 
 
 def test_an_average_that_was_kept_gets_all_the_weight():

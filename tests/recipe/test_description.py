@@ -209,3 +209,21 @@ def test_nothing_is_imported_from_a_runs_own_directory(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="nothing is imported from a run's directory"):
         recipe.describe(tmp_path)
     assert "planted_kinds" not in sys.modules
+
+
+@pytest.mark.parametrize("module", ["held.run.planted", "held.run.inner.planted", "linked"])
+def test_nor_by_a_path_that_leads_there(tmp_path, monkeypatch, module):
+    """Folders above the run are packages too, to Python."""
+    run = tmp_path / "held" / "run"
+    for folder in (run, run / "inner"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "planted.py").write_text("raise SystemExit('it ran')\n")
+    (tmp_path / "linked.py").symlink_to(run / "planted.py")
+    recipe.claim(run, described())
+    written = json.loads((run / "config.json").read_text())
+    written["config"]["network.kind"] = f"{module}:Net"
+    (run / "config.json").write_text(json.dumps(written))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="nothing is imported from a run's directory"):
+        recipe.describe(run)
+    assert not [name for name in sys.modules if "planted" in name or name == "linked"]

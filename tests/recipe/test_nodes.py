@@ -240,6 +240,25 @@ def test_a_module_that_breaks_is_one_line(tmp_path, monkeypatch):
         recipe.make({"kind": "leaving_kinds:Net"}, "network", "c")
 
 
+@pytest.mark.parametrize("error", ["KeyError('a')", "RuntimeError('no')", "SystemExit(3)"])
+def test_a_kind_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, error):
+    name = f"unmade_{error[:3].lower()}"
+    (tmp_path / f"{name}.py").write_text(
+        "class Grid:\n"
+        f"    def __init__(self): raise {error}\n"
+        "    def __call__(self, schedule, steps): return None\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    told = error.replace("(", ": ").rstrip(")").replace("'no'", "no")
+    with pytest.raises(ValueError, match=f"^config.x: {name}:Grid cannot be made: {told}$"):
+        recipe.make({"kind": f"{name}:Grid"}, "grid", "config.x")
+
+
+def test_what_a_slot_is_derived_from_is_no_kind_of_it():
+    with pytest.raises(ValueError, match=r"^c: flax.linen:Module is what a network is derived"):
+        recipe.make({"kind": "flax.linen:Module"}, "network", "c")
+
+
 def test_an_nnx_network_is_wrapped():
     node = recipe.node(my_kinds.NNXNet, width=5)
     assert held(node) == {"kind": "my_kinds:NNXNet", "width": 5, "num_classes": None}

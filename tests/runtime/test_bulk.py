@@ -91,3 +91,40 @@ def test_damaged_settings_are_written_again_and_parts_of_another_job_never_taken
     damage(tmp_path / "parts" / "settings.json")
     collect(tmp_path / "parts", settings={"seed": 1})
     assert CALLS == [0, 4, 8]
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "0.npy", "settings.json.old", "deep/0.npy"])
+def test_a_folder_that_is_no_jobs_is_left_alone(tmp_path, name):
+    path = tmp_path / "parts" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(
+        ValueError, match=f"parts is where .*, and holds {name.split('/')[0]}, which"
+    ):
+        collect(tmp_path / "parts")
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
+    assert path.read_text() == "mine"
+
+
+def test_an_empty_folder_is_taken_and_so_is_what_a_killed_job_left(tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / ".settings.json.123.part").touch()
+    assert len(collect(tmp_path / "parts")) == 10
+    bulk.discard(tmp_path / "parts")
+    assert not (tmp_path / "parts").exists()
+
+
+def test_what_came_into_the_folder_meanwhile_stays(tmp_path):
+    collect(tmp_path / "parts")
+    (tmp_path / "parts" / "thesis.txt").write_text("mine")
+    bulk.discard(tmp_path / "parts")
+    assert [file.name for file in (tmp_path / "parts").iterdir()] == ["thesis.txt"]
+
+
+def test_the_folder_may_be_a_link(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "parts").symlink_to("there")
+    assert len(collect(tmp_path / "parts")) == 10
+    assert (tmp_path / "there" / "settings.json").is_file()
+    bulk.discard(tmp_path / "parts")
+    assert not list((tmp_path / "there").iterdir())

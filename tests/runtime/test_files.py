@@ -4,13 +4,16 @@ import io
 import json
 import os
 import pickle
+import pwd
+import tempfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from folders import answered
 
-from cfg_jax.runtime.files import atomic, once, read_arrays
+from cfg_jax.runtime.files import atomic, cache, once, read_arrays
 
 
 def write_atomically(path, content):
@@ -40,6 +43,33 @@ def test_a_reader_meets_the_old_content_until_the_new_is_whole(tmp_path, monkeyp
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    for name in ("there/file", "there/other"):
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(name)
+        write_atomically(tmp_path / "link", b"new")
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / name).read_bytes() == b"new"
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match=r"[Ss]ymbolic links|[Ss]ymlink") as error:
+        write_atomically(tmp_path / "loop", b"new")
+    assert error.value.filename == str(tmp_path / "loop")
+    assert (tmp_path / "loop").is_symlink()
+
+
+def test_a_user_without_a_home_keeps_things_among_the_temporary_files(monkeypatch):
+    def nobody(number):
+        raise KeyError(number)
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert cache() == Path(tempfile.gettempdir()) / f"cfg_jax-{os.getuid()}"
+    monkeypatch.setenv("HOME", "/home/me")
+    assert cache() == Path("/home/me/.cache/cfg_jax")
 
 
 def array_file(claimed=(2, 2), pickled=False):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -158,11 +159,15 @@ def test_no_byte_of_a_manifest_changes_unseen(folder):
 def test_a_manifest_that_is_missing_or_of_another_step_is_refused(folder):
     with pytest.raises(ValueError, match="it holds step 7"):
         manifest.read(folder, 8)
-    (folder / "manifest.json").write_text(json.dumps({"other": "JSON"}))
-    with pytest.raises(ValueError, match="damaged"):
-        manifest.read(folder, 7)
+    for text in (json.dumps({"other": "JSON"}), "[" * 100_000):
+        (folder / "manifest.json").write_text(text)
+        with pytest.raises(ValueError, match="damaged"):
+            manifest.read(folder, 7)
     (folder / "manifest.json").unlink()
     with pytest.raises(ValueError, match="missing"):
+        manifest.read(folder, 7)
+    os.mkfifo(folder / "manifest.json")
+    with pytest.raises(ValueError, match="damaged"):
         manifest.read(folder, 7)
 
 

@@ -111,6 +111,14 @@ def test_a_grid_that_is_none_is_refused(levels, message):
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_a_schedules_name_works_where_the_schedule_does(monkeypatch, grid):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    np.testing.assert_array_equal(grid("cosine", 5), grid(schedules.Cosine(), 5))
+    with pytest.raises(TypeError, match=r"schedule must be one of Cosine, .*, got None"):
+        grid(None, 5)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_no_steps_are_refused(grid):
     with pytest.raises(ValueError, match="steps must be a whole number of at least 1"):
         grid(SCHEDULE, 0)

@@ -154,6 +154,38 @@ def test_the_iterations_are_bounded():
     assert float(found.error[0]) == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    "x",
+    [[[0, 1, 0, 1]], np.array([[0, 1, 0, 1]]), jnp.array([[0, 1, 0, 1]]), [[0.0, 1.0, 0.0, 1.0]]],
+)
+def test_whole_numbers_and_lists_are_floats(monkeypatch, x):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    want = invert(MIXTURE, jnp.array([[0.0, 1.0, 0.0, 1.0]]), schedule=SCHEDULE, steps=3)
+    got = invert(MIXTURE, x, schedule=SCHEDULE, steps=3)
+    assert got.z.dtype == got.error.dtype == jnp.float32
+    np.testing.assert_array_equal(got.z, want.z)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        ({"denoiser": None}, TypeError, "denoiser must be a callable .*, got None"),
+        ({"x": "x"}, ValueError, "x must be an array of numbers, got 'x'"),
+        ({"x": 0.5}, ValueError, r"x must be an array of numbers, \(batch, ...\), got float32"),
+        ({"x": np.array([[True]])}, ValueError, r"x must be an array of numbers, .* got bool"),
+        ({"exact": 1}, ValueError, "exact must be True or False, got 1"),
+        ({"iterations": -1}, ValueError, "iterations must be a whole number of at least 1, got -1"),
+        ({"tolerance": float("nan")}, ValueError, r"tolerance must lie in \[0, inf\], got nan"),
+        ({"schedule": 3}, TypeError, "schedule must be one of Cosine, .*, got 3"),
+    ],
+)
+def test_what_cannot_be_inverted_is_refused(monkeypatch, change, kind, message):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    given = {"denoiser": MIXTURE, "x": X, "cond": LABELS, "schedule": SCHEDULE, "steps": 3}
+    with pytest.raises(kind, match=message):
+        invert(**{**given, **change})
+
+
 def test_bad_steps_are_refused():
     with pytest.raises(ValueError, match="steps must be a whole number of at least 1"):
         invert(MIXTURE, X, LABELS, schedule=SCHEDULE, steps=0)

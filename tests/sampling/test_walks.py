@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh
 
 import cfg_jax
 from cfg_jax import guidance, schedules, solvers
-from cfg_jax.diffusion import likelihood
+from cfg_jax.diffusion import checks, likelihood
 from cfg_jax.diffusion.denoiser import as_pair
 from cfg_jax.diffusion.precision import enable_x64
 from cfg_jax.sampling import arguments, grids
@@ -514,21 +514,59 @@ MISTAKES = [
     ({"offset": -1}, ValueError, "offset must be a whole number from 0 to 2147483646, got -1"),
     ({"batch": 3, "z": jnp.zeros((2, 2))}, ValueError, "disagree on the number of examples"),
     ({"batch": None, "cond": jnp.zeros(0)}, ValueError, "there is no example to sample"),
+    ({"batch": 2**31 + 5}, ValueError, "batch must be at most 2147483647, got 2147483653"),
+    ({"shape": (10**12,)}, ValueError, r"z must hold at most 2\*\*40 numbers; 2 examples of shape"),
+    ({"shape": (2**20, 2**20)}, ValueError, r"z must hold at most 2\*\*40 numbers"),
+    ({"steps": 1_000_001}, ValueError, "steps must be at most 1000000, got 1000001"),
+    ({"z": "x"}, ValueError, "z must be an array of numbers, got 'x'"),
+    ({"z": 0.5}, ValueError, r"z must be an array of numbers, \(batch, ...\), got float32 of \(\)"),
+    ({"z": np.zeros((2, 2), int)}, ValueError, "z must be an array of floats, got int32"),
+    ({"solver": solvers.DDIM(eta=np.zeros(2))}, ValueError, r"eta must be one number, .* \(2,\)"),
+    ({"solver": solvers.DDIM(eta=np.eye(2))}, ValueError, r"eta must be one number, .* \(2, 2\)"),
+    ({"solver": solvers.Ancestral(v=np.zeros(2))}, ValueError, "v must be one number"),
+    ({"solver": solvers.Heun(gamma=np.zeros(2))}, ValueError, "gamma must be one number"),
+    ({"solver": solvers.DPMSolverPP(eta=np.zeros(2))}, ValueError, "eta must be one number"),
+    *(
+        ({"steps": None, "grid": np.linspace(-end, end, 9)}, ValueError, r"must lie in \[-80, 80\]")
+        for end in (200.0, 1e4)
+    ),
+    (
+        {"grid": lambda schedule, steps: np.linspace(-200.0, 200.0, steps + 1)},
+        ValueError,
+        r"a grid's levels must lie in \[-80, 80\], all but the last",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("change", "kind", "message"), MISTAKES)
-def test_a_natural_mistake_is_told_in_one_sentence(change, kind, message):
+def test_a_natural_mistake_is_told_in_one_sentence(monkeypatch, change, kind, message):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
     with pytest.raises(kind, match=message) as refusal:
         cfg_jax.sample(gaussian, KEY, **{"batch": 2, **GIVEN, **change})
     assert "\n" not in str(refusal.value)
+
+
+def test_a_mesh_of_no_device_is_refused():
+    with pytest.raises(ValueError, match="mesh must hold at least one device"):
+        arguments.automatic(jax.sharding.Mesh(np.array([]), ("batch",)))
+
+
+def test_a_knob_for_each_example_is_mapped_over():
+    """Each its own process: a knob has one number in a step, whatever axes it was made with."""
+
+    def draw(solver):
+        return cfg_jax.sample(gaussian, KEY, batch=2, **{**GIVEN, "solver": solver})
+
+    got = jax.vmap(draw)(solvers.DDIM(eta=np.array([0.0, 0.7], np.float32)))
+    for eta, found in zip((0.0, 0.7), got, strict=True):
+        np.testing.assert_allclose(found, draw(solvers.DDIM(eta=eta)), rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_no_key_condition_or_denoiser_is_told_too():
     for call, message in [
         (lambda: arguments.random_key(0), "key must be a JAX random key, such as .*, got 0"),
         (lambda: arguments.conditions(["3"]), r"cond must be a pytree .* got \['3'\]"),
-        (lambda: arguments.function("denoiser", 3), "denoiser must be a callable .* got 3"),
+        (lambda: checks.function("denoiser", 3), "denoiser must be a callable .* got 3"),
         (lambda: arguments.example_shape(3), "shape must be one example's, such as .* got 3"),
         (
             lambda: arguments.walk(schedules.Cosine, None, None, 3, 1, jnp.float32),

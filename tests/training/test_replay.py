@@ -61,6 +61,8 @@ def test_what_cannot_be_replayed_is_refused(run, tmp_path):
     config, workdir = run
     with pytest.raises(ValueError, match="--replay-step must be at least 1; got 0"):
         replay.replay(config, workdir, 0)
+    with pytest.raises(ValueError, match=r"--replay-step must be at most 6, .* got 7"):
+        replay.replay(config, workdir, 7)
     with pytest.raises(ValueError, match="there is no work directory"):
         replay.replay(config, tmp_path / "none", 1)
     other = tiny()
