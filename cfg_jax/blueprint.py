@@ -1,7 +1,7 @@
 """What a recipe and the data make together: the parts of a model, fitted to each other."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -36,12 +36,19 @@ class Sampling(NamedTuple):
     guidance: Any
 
 
+Texts = Callable[[str], Iterable[str]]
+"""All texts of a name in the data."""
+
+ENCODERS = "encoders"
+"""The collection of the network's variables that holds those of the conditioners' encoders."""
+
+
 class FrozenParameters(NamedTuple):
     """Parameters that are not trained.
 
     Attributes:
       codec: The codec's; {} without.
-      condition: Those of each conditioner that has some, by entries' names.
+      condition: What each conditioner needs beside the data, by entries' names.
     """
 
     codec: Any
@@ -77,11 +84,42 @@ class Blueprint(NamedTuple):
         return latent_shape(self.codec, self.frozen.codec, self.facts.shape)
 
     def init(self, key: jax.Array) -> Any:
-        """The network's first variables."""
+        """The first variables of the network, and of its conditioners' encoders."""
         specs = {name: inlet.spec for name, inlet in conditions.inlets(self.conditioners)}
         shown = {name: specs[name] for name in self.network.takes}
         zeros = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), shown)
-        return self.network.init(key, jnp.zeros((1, *self.shape)), jnp.zeros((1,)), zeros)
+        variables = self.network.init(key, jnp.zeros((1, *self.shape)), jnp.zeros((1,)), zeros)
+        encoders = {
+            name: {"encoder": made.encoder.init(key, *_batched(made.null))}
+            for name, made in self.conditioners
+            if made.encoder is not None
+        }
+        return {**variables, ENCODERS: encoders} if encoders else variables
+
+    def model(self, params: Any) -> dict[str, Any]:
+        """The fields of a `Model` of such variables."""
+        return {
+            "network": self.network,
+            "params": params,
+            "codec_params": self.frozen.codec,
+            "condition_params": dict(self.frozen.condition),
+            "kind": self.objective.kind,
+            "codec": self.codec,
+            "conditioners": self.conditioners,
+            "schedule": self.schedule,
+            "sampling": self.sampling,
+            "facts": self.facts,
+        }
+
+    def encoded(self, variables: Any, cond: Any) -> Any:
+        """What the network is shown of a condition: its entries, through their encoders."""
+        trained = variables.get(ENCODERS, {})
+        return conditions.encoded(self.conditioners, trained, self.frozen.condition, cond)
+
+
+def _batched(entry: Any) -> Any:
+    """An entry without a batch axis as a batch of one."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], entry)
 
 
 def latent_shape(codec: Any, params: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -91,7 +129,10 @@ def latent_shape(codec: Any, params: Any, shape: tuple[int, ...]) -> tuple[int, 
 
 
 def blueprint(
-    config: ConfigDict, facts: Facts, frozen: FrozenParameters | None = None
+    config: ConfigDict,
+    facts: Facts,
+    frozen: FrozenParameters | None = None,
+    texts: Texts | None = None,
 ) -> Blueprint:
     """Makes the parts that a recipe names, for data of which so much is known.
 
@@ -99,6 +140,7 @@ def blueprint(
       config: The recipe.
       facts: What is known of the data.
       frozen: Parameters that are not trained; read from where the recipe says when None.
+      texts: The texts of the data, from which a tokenizer may be learned; None without data.
 
     Returns:
       The parts.
@@ -116,7 +158,10 @@ def blueprint(
     )
     _check(network, objective, made)
     if frozen is None:
-        frozen = FrozenParameters(_frozen(codec), {name: c.frozen() for name, c in made})
+        frozen = FrozenParameters(
+            _frozen(codec),
+            {name: {**c.frozen(), **_learned(name, c, facts, texts)} for name, c in made},
+        )
     hashable = facts._replace(arrays=FrozenDict(facts.arrays))
     plan = Blueprint(
         network, codec, made, known["schedule"], objective, sampling(config), hashable, frozen
@@ -199,6 +244,11 @@ def _conditioner(name: str, node: ConfigDict, facts: Facts, known: dict[str, Any
         return made.bind(name, facts)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _learned(name: str, made: Any, facts: Facts, texts: Texts | None) -> Mapping[str, Any]:
+    """What a conditioner learns from the data's texts; nothing where there are none."""
+    return {} if texts is None or name not in facts.texts else made.learned(texts(name))
 
 
 def _frozen(codec: Any) -> Any:

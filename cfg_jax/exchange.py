@@ -1,13 +1,13 @@
 """Trained networks that travel: as one .safetensors file, and as a run that was trained elsewhere.
 
-The file holds the parameters, and in its metadata the recipe and what is known of the data, as a
-work directory's config.json does.
+The file holds the parameters, those beside them that were not trained under "frozen", and in its
+metadata the recipe and what is known of the data, as a work directory's config.json does.
 """
 
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cfg_jax import recipe
-from cfg_jax.blueprint import blueprint
+from cfg_jax.blueprint import FrozenParameters, blueprint
 from cfg_jax.conditions import Label, Small
 from cfg_jax.data import Folder
 from cfg_jax.interop import guided_diffusion, safetensors_file, torch_file
 from cfg_jax.interop.guided_diffusion import Architecture
-from cfg_jax.model import Model, of_blueprint
+from cfg_jax.model import Model
 from cfg_jax.networks import Encoder
 from cfg_jax.nn import TimestepFeatures
 from cfg_jax.objectives import CrossEntropy
@@ -34,6 +34,9 @@ from cfg_jax.sampling.grids import UniformU
 from cfg_jax.sampling.solvers import Ancestral
 from cfg_jax.training.state import State
 
+FROZEN = "frozen"
+"""Where the file holds parameters that were not trained."""
+
 ELSEWHERE = "elsewhere"
 """The path of data that did not come along."""
 
@@ -42,7 +45,9 @@ def export(run: Run, path: str | os.PathLike) -> None:
     """Writes a run's parameters, the moving average that was loaded, to a .safetensors file."""
     description = Description(run.config.as_configdict(), run.facts)
     metadata = {"cfg_jax": to_json(description), "step": str(run.step)}
-    safetensors_file.write(path, run.params, metadata)
+    frozen = {"codec": run.codec_params, "condition": run.condition_params}
+    held = {FROZEN: frozen} if jax.tree.leaves(frozen) else {}
+    safetensors_file.write(path, {**run.params, **held}, metadata)
 
 
 def read_model(path: str | os.PathLike) -> Model:
@@ -51,9 +56,9 @@ def read_model(path: str | os.PathLike) -> Model:
     Raises:
       ValueError: The file cannot be read, or holds something else.
     """
-    params, description, _ = _read(path)
-    plan = blueprint(description.config, description.facts)
-    return Model(**of_blueprint(plan, jax.tree.map(jnp.asarray, params)))
+    file = _read(path)
+    plan = blueprint(file.description.config, file.description.facts, file.frozen)
+    return Model(**plan.model(jax.tree.map(jnp.asarray, file.params)))
 
 
 def read_description(path: str | os.PathLike) -> Description:
@@ -62,7 +67,7 @@ def read_description(path: str | os.PathLike) -> Description:
     Raises:
       ValueError: The file cannot be read, or holds something else.
     """
-    return _read(path)[1]
+    return _read(path).description
 
 
 def import_run(path: str | os.PathLike, workdir: Path) -> None:
@@ -71,8 +76,9 @@ def import_run(path: str | os.PathLike, workdir: Path) -> None:
     Raises:
       ValueError: The file cannot be read, holds something else, or the directory holds a run.
     """
-    params, description, step = _read(path)
-    create_run(workdir, description, jax.tree.map(jnp.asarray, params), step)
+    file = _read(path)
+    params = jax.tree.map(jnp.asarray, file.params)
+    create_run(workdir, file.description, params, file.step, file.frozen)
 
 
 def import_guided_diffusion(path: str | os.PathLike, name: str, workdir: Path) -> None:
@@ -122,7 +128,13 @@ def _published(arch: Architecture) -> tuple[ConfigDict, int]:
     return config, classes
 
 
-def create_run(workdir: Path, description: Description, params: Any, step: int = 0) -> None:
+def create_run(
+    workdir: Path,
+    description: Description,
+    params: Any,
+    step: int = 0,
+    frozen: FrozenParameters | None = None,
+) -> None:
     """Makes a work directory of parameters alone: to load, to sample and to evaluate.
 
     Args:
@@ -130,6 +142,7 @@ def create_run(workdir: Path, description: Description, params: Any, step: int =
       description: The recipe, and what is known of the data.
       params: The network's variables.
       step: How many steps they were trained.
+      frozen: Parameters that were not; none when None.
 
     Raises:
       ValueError: The directory holds a run already.
@@ -138,14 +151,25 @@ def create_run(workdir: Path, description: Description, params: Any, step: int =
         if checkpoints.steps():
             raise ValueError(f"{workdir} holds a run already; give another --workdir")
         claim(workdir, description)
+        if frozen is not None:
+            checkpoints.save_frozen(frozen._asdict())
         count = jnp.asarray(step, jnp.int32)
         state = State(count, jnp.zeros((), jnp.int32), params=(), ema=(params,), opt_state=())
         checkpoints.save(state, batch_size=description.config.train.batch_size)
         checkpoints.wait()
 
 
-def _read(path: str | os.PathLike) -> tuple[Any, Description, int]:
-    """Parameters, description and step of a file, checked against each other."""
+class _File(NamedTuple):
+    """What a file holds, its parts checked against each other."""
+
+    params: Any
+    frozen: FrozenParameters | None
+    description: Description
+    step: int
+
+
+def _read(path: str | os.PathLike) -> _File:
+    """Reads a file that `export` wrote."""
     params, metadata = safetensors_file.read(path)
     if "cfg_jax" not in metadata:
         raise ValueError(f"{path} was not written by `export`")
@@ -156,9 +180,11 @@ def _read(path: str | os.PathLike) -> tuple[Any, Description, int]:
     averages = description.config.averages  # one came along, whichever it was
     for name in list(averages)[1:]:
         averages[name] = None
-    plan = blueprint(description.config, description.facts)
+    held = params.pop(FROZEN, None)
+    frozen = held and FrozenParameters(held.get("codec", {}), held.get("condition", {}))
+    plan = blueprint(description.config, description.facts, frozen)
     _check(path, params, jax.eval_shape(plan.init, jax.random.key(0)))
-    return params, description, step
+    return _File(params, frozen, description, step)
 
 
 def _step(text: str) -> int:

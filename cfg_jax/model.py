@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float
 
 from cfg_jax import beside, conditions, guidance
-from cfg_jax.blueprint import Blueprint, Sampling, latent_shape
+from cfg_jax.blueprint import ENCODERS, Sampling, latent_shape
 from cfg_jax.conditions import Conditioners
 from cfg_jax.data.samples import to_float
 from cfg_jax.diffusion import checks, condition, noise
@@ -103,12 +103,12 @@ class Model:
     @property
     def null(self) -> dict[str, Any]:
         """What guidance puts in the condition's place; `condition.KEPT` for what it keeps."""
-        return conditions.null(self.conditioners)
+        return conditions.encoded_null(self.conditioners, self._encoded)
 
     @property
     def guidable(self) -> bool:
         """Whether guidance has something to hide."""
-        return any(none is not KEPT for none in self.null.values())
+        return any(none is not KEPT for none in conditions.null(self.conditioners).values())
 
     def encode(self, x: Float[ArrayLike, "batch ..."]) -> Float[Array, "batch ..."]:
         """Data in [-1, 1], channels last, to z."""
@@ -148,7 +148,8 @@ class Model:
             return {}
         key = jax.random.key(0) if key is None else arguments.random_key(key)
         keys = noise.examples(key, arguments.numbers(offset, condition.batch_size(given) or 0))
-        return conditions.shown(self.conditioners, keys, given, self.schedule, training=False)
+        shown = conditions.shown(self.conditioners, keys, given, self.schedule, training=False)
+        return self._encoded(shown)
 
     def lend(self, examples: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], np.ndarray]:
         """The entries of a condition that examples of the data lend, and the examples as floats."""
@@ -195,7 +196,8 @@ class Model:
             w = self.sampling.w if hides and not classified else 0.0
         w = w if isinstance(w, (int, float, jax.Array)) else checks.array("w", w, "numbers")
         denoiser, method = self.denoiser, self.sampling.guidance
-        null = conditions.negative(self.conditioners, self._given(negative))
+        instead = self._encoded(self._given(negative))
+        null = conditions.negative(self.conditioners, self.null, instead)
         if guide is not None:
             made = checks.function("guide", guide, "(denoiser, null) -> denoiser")
             return checks.function("what guide returns", made(denoiser, null))
@@ -213,10 +215,15 @@ class Model:
         """Some entries, each as its conditioner makes it, (batch, ...)."""
         return conditions.given(self.conditioners, self.condition_params, entries)
 
+    def _encoded(self, cond: Condition) -> Condition:
+        """Some entries of (batch, ...) as the network is shown them."""
+        trained = self.params.get(ENCODERS, {})
+        return conditions.encoded(self.conditioners, trained, self.condition_params, cond)
+
     def _one(self, entries: Mapping[str, Any]) -> dict[str, Any]:
         """Some entries of one value each, without the batch axis."""
         given = self._given({name: [value] for name, value in entries.items()})
-        return jax.tree.map(lambda leaf: leaf[0], given)
+        return jax.tree.map(lambda leaf: leaf[0], self._encoded(given))
 
     def sample(
         self,
@@ -324,23 +331,6 @@ class Model:
         shape = latent_shape(self.codec, self.codec_params, (*size, channels))
         getattr(self.network, "check", lambda shape: None)(shape)
         return shape
-
-
-def of_blueprint(plan: Blueprint, params: Any, **fields: Any) -> dict[str, Any]:
-    """The fields of a `Model` made to a blueprint."""
-    return {
-        "network": plan.network,
-        "params": params,
-        "codec_params": plan.frozen.codec,
-        "condition_params": dict(plan.frozen.condition),
-        "kind": plan.objective.kind,
-        "codec": plan.codec,
-        "conditioners": plan.conditioners,
-        "schedule": plan.schedule,
-        "sampling": plan.sampling,
-        "facts": plan.facts,
-        **fields,
-    }
 
 
 def _check_finite(x: Array) -> None:

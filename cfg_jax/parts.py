@@ -7,7 +7,7 @@ apart from it, in the model.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -99,17 +99,38 @@ class Beside:
         return Noisy(array, jax.ShapeDtypeStruct((), jnp.float32)) if self.noised else array
 
 
+class Attended(NamedTuple):
+    """A sequence to attend to, and which of its places there are.
+
+    Attributes:
+      vectors: float32 (batch, length, width).
+      mask: bool (batch, length): the places that are attended to, one at least.
+    """
+
+    vectors: Any
+    mask: Any
+
+
 @dataclasses.dataclass(frozen=True)
 class Sequence:
-    """A sequence of vectors to attend to: float32 (batch, length, width)."""
+    """A sequence of vectors to attend to: float32 (batch, length, width).
+
+    Attributes:
+      length: Places.
+      width: Length of each vector.
+      masked: Whether it comes as an `Attended`, which says what is padding.
+    """
 
     length: int
     width: int
+    masked: bool = False
 
     @property
     def spec(self) -> Spec:
         """One example's shapes and dtypes."""
-        return jax.ShapeDtypeStruct((self.length, self.width), jnp.float32)
+        vectors = jax.ShapeDtypeStruct((self.length, self.width), jnp.float32)
+        mask = jax.ShapeDtypeStruct((self.length,), jnp.bool_)
+        return Attended(vectors, mask) if self.masked else vectors
 
 
 Inlet = Classes | Vector | Beside | Sequence
@@ -126,6 +147,7 @@ class Facts(NamedTuple):
       shape: One example's shape, such as (height, width, channels), channels last.
       class_names: The names of the classes, in the order of their labels; empty without labels.
       arrays: Shape and dtype of each further array that an example has, by name.
+      texts: The names of the texts that an example has.
       rate: Samples of a sound or frames of a video a second; 0 where that is unknown.
       dtype: Of the examples as the data hold them: uint8 for pictures, int16 for sounds.
     """
@@ -133,6 +155,7 @@ class Facts(NamedTuple):
     shape: tuple[int, ...]
     class_names: tuple[str, ...] = ()
     arrays: Mapping[str, jax.ShapeDtypeStruct] = {}
+    texts: tuple[str, ...] = ()
     rate: int = 0
     dtype: str = "uint8"
 
@@ -176,9 +199,22 @@ class Conditioner:
         """What stands for none: the entry without its batch axis; None where there is none."""
         raise NotImplementedError
 
-    def frozen(self) -> Any:
-        """Parameters of a network of its own, read once when training starts; {} without."""
+    @property
+    def encoder(self) -> Any:
+        """A Flax module, trained along, whose variables `encoded` gets as "encoder"; or None."""
+        return None
+
+    def frozen(self) -> Mapping[str, Any]:
+        """What it needs beside the data and never changes, read once when training starts."""
         return {}
+
+    def learned(self, texts: Iterable[str]) -> Mapping[str, Any]:
+        """What it learns from all texts of its name in the data, kept as `frozen`."""
+        return {}
+
+    def encoded(self, params: Mapping[str, Any], entry: Any) -> Any:
+        """What the network is shown of an entry or of nulls, outside the loop over λ."""
+        return entry
 
     def read(self, params: Any, batch: Mapping[str, Array], x: Array) -> Any:
         """The entry of a batch of training, traced.
@@ -213,6 +249,12 @@ class Conditioner:
         return entry
 
     # For the commands.
+
+    flag = ""
+    """Its flag's name; the entry's own when ""."""
+
+    negative_flag = ""
+    """The flag that says what guidance puts in the null's place; none when ""."""
 
     flag_suffix = ""
     """What the entry's name gets behind it in the name of its flag."""

@@ -21,7 +21,7 @@ from cfg_jax.blueprint import (
     sampling,
 )
 from cfg_jax.conditions import Conditioners
-from cfg_jax.model import Model, of_blueprint
+from cfg_jax.model import Model
 from cfg_jax.optim import Power, averages
 from cfg_jax.recipe.description import describe
 from cfg_jax.runtime.checkpoints import Checkpoints
@@ -79,7 +79,7 @@ def load_run(workdir: str | Path, *, step: int | None = None, ema: Any = None) -
         frozen = _frozen(checkpoints)
         plan = blueprint(config, facts, frozen)
         step, params = _average(checkpoints, config, plan, step, ema)
-    fields = of_blueprint(plan, params)
+    fields = plan.model(params)
     run = Run(**fields, workdir=workdir, step=step, config=FrozenConfigDict(config))
     return dataclasses.replace(run, weak=weaker(run.sampling.guidance, run))
 

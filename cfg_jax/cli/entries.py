@@ -57,11 +57,12 @@ def asked(chosen: Chosen, values: dict[str, Any]) -> Asked:
     beside.check_labels(chosen.classifier, lists)
     arrays = {name: value for name, value in parsed.items() if name not in lists}
     nameable = all(conditioner.every() is not None for conditioner in made.values())
-    if values["data-path"] and (arrays or (nameable and len(made) == 1)):
+    named = len(made) == 1 and (nameable or bool(lists))
+    if values["data-path"] and (arrays or named):
         raise ValueError("--data-path is where held-out data lend their conditions; none do here")
     if arrays:
         return _of_files(made, given, arrays, lists, per)
-    if nameable and len(made) == 1:
+    if named:
         ((name, conditioner),) = made.items()
         found = lists.get(name) or conditioner.every()
         repeated = [value for value in found for _ in range(per)]

@@ -84,7 +84,7 @@ def conditioners(argv: Sequence[str]) -> tuple[tuple[str, Conditioner], ...]:
 
 def flag_of(name: str, made: Conditioner) -> str:
     """The flag of an entry of the condition."""
-    return f"{name}{made.flag_suffix}"
+    return made.flag or f"{name}{made.flag_suffix}"
 
 
 def define(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -107,6 +107,18 @@ def define(values: flags.FlagValues, argv: Sequence[str]) -> None:
     for name, made in conditioners(argv):
         if made.help:
             text(flag_of(name, made), None, made.help, flag_values=values)
+        if made.negative_flag:
+            told = f"a {name} that guidance leads away from, one for all samples"
+            text(made.negative_flag, None, told, flag_values=values)
+
+
+def negative(model: Model, values: dict[str, Any]) -> dict[str, Any]:
+    """What the flags put in the null's place, by entries' names."""
+    return {
+        name: made.parse(values[made.negative_flag])
+        for name, made in model.conditioners
+        if made.negative_flag and values[made.negative_flag] is not None
+    }
 
 
 def help_of_sampling() -> str:

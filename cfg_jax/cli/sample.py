@@ -85,6 +85,8 @@ def _guiding(chosen: Chosen, values: dict[str, Any]) -> dict[str, Any]:
         checks.finite(name, value)
         checks.within(name, value, -1e6, 1e6)
     guiding = models.guiding(chosen.classifier, values, w=w, scale=scale)
+    if instead := models.negative(chosen.model, values):
+        guiding["negative"] = instead
     chosen.model.guided(**guiding)  # a mistake shows before anything is made
     return guiding
 
@@ -156,10 +158,10 @@ def _write(model: Model, out: Path, x: np.ndarray, asked: Asked, told: dict[str,
 
 
 def _names(asked: Asked, columns: int, stacked: int) -> list[str]:
-    """The class of each row of samples, where it is one; so many rows show the same samples."""
+    """What each row was asked for, if that is one thing; so many rows show the same samples."""
     for name, entry in asked.entries.items():
         made = asked.made[name]
-        if made.classes(entry) is not None:
+        if made.classes(entry) is not None or isinstance(entry, list):
             titles = made.titles(entry)
             rows = [titles[start : start + columns] for start in range(0, len(titles), columns)]
             each = [row[0] if len(set(row)) == 1 else "" for row in rows]

@@ -2,8 +2,11 @@
 
 from cfg_jax.conditions.label import Label
 from cfg_jax.conditions.small import Small
+from cfg_jax.conditions.text import Text
 from cfg_jax.conditions.together import (
     Conditioners,
+    encoded,
+    encoded_null,
     given,
     hidden,
     hidden_null,
@@ -13,10 +16,11 @@ from cfg_jax.conditions.together import (
     null,
     read,
     shown,
+    tokenised,
 )
 from cfg_jax.conditions.vector import Vector
 
-CONDITIONERS = {kind.__name__: kind for kind in (Label, Vector, Small)}
+CONDITIONERS = {kind.__name__: kind for kind in (Label, Vector, Small, Text)}
 """The conditioners by the names that recipes use."""
 
 __all__ = [
@@ -24,7 +28,10 @@ __all__ = [
     "Conditioners",
     "Label",
     "Small",
+    "Text",
     "Vector",
+    "encoded",
+    "encoded_null",
     "given",
     "hidden",
     "hidden_null",
@@ -34,4 +41,5 @@ __all__ = [
     "null",
     "read",
     "shown",
+    "tokenised",
 ]

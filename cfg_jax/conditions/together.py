@@ -1,6 +1,8 @@
 """What all conditioners of a model do together: a condition, its null, and who is hidden."""
 
-from collections.abc import Mapping
+import contextlib
+import functools
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -74,14 +76,47 @@ def given(
     }
 
 
-def negative(conditioners: Conditioners, entries: Condition) -> Any:
-    """The null, with entries in its place: one for all examples, or one an example."""
+def encoded_null(
+    conditioners: Conditioners, encode: Callable[[Condition], Condition]
+) -> dict[str, Any]:
+    """What guidance puts in the condition's place, as the network is shown it."""
     nulls = null(conditioners)
+    raw = {name: nulls[name] for name, made in conditioners if made.encoder is not None}
+    shown = encode(jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], raw))
+    return {**nulls, **jax.tree.map(lambda leaf: leaf[0], shown)}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def encoded(
+    conditioners: Conditioners,
+    trained: Mapping[str, Any],
+    frozen: Mapping[str, Any],
+    cond: Condition,
+) -> Condition:
+    """What the network is shown of a condition, each entry through its encoder if it has one.
+
+    It is compiled once for as many examples, whatever they say.
+
+    Args:
+      conditioners: The conditioners.
+      trained: The encoders' variables, by entries' names.
+      frozen: What each conditioner's `frozen` returned.
+      cond: Some entries of (batch, ...).
+    """
+    return {
+        name: made.encoded({**frozen.get(name, {}), **trained.get(name, {})}, cond[name])
+        for name, made in conditioners
+        if name in cond
+    }
+
+
+def negative(conditioners: Conditioners, nulls: Mapping[str, Any], entries: Condition) -> Any:
+    """The null, with entries in its place: one for all examples, or one an example."""
     if not entries:
         return nulls
     count = condition.batch_size(entries)
     if count == 1:
-        return {**nulls, **jax.tree.map(lambda leaf: leaf[0], entries)}
+        return {**nulls, **jax.tree.map(lambda leaf: leaf[0], dict(entries))}
     specs = {name: made.inlet.spec for name, made in conditioners}
 
     def batched(name: str, none: Any) -> Any:
@@ -103,6 +138,31 @@ def _check_names(conditioners: Conditioners, entries: Mapping[str, Any]) -> None
     surplus = [name for name in entries if name not in names]
     if surplus:
         raise ValueError(f"the model takes {', '.join(names) or 'no condition'}; got {surplus[0]}")
+
+
+def tokenised(
+    conditioners: Conditioners,
+    params: Mapping[str, Any],
+    batches: Generator[dict[str, Any], None, None],
+    texts: Iterable[str],
+) -> Generator[dict[str, Any], None, None]:
+    """Batches of training with each text as its conditioner makes it, on the host; others go.
+
+    Args:
+      conditioners: The conditioners.
+      params: What each conditioner's `frozen` returned.
+      batches: Batches as the data yield them; closed with this generator.
+      texts: The names of what is text in them.
+    """
+    made = dict(conditioners)
+    with contextlib.closing(batches):
+        for batch in batches:
+            found = {
+                name: made[name].given(batch[name].tolist(), params.get(name))
+                for name in texts
+                if name in made
+            }
+            yield {**{name: a for name, a in batch.items() if name not in texts}, **found}
 
 
 def read(

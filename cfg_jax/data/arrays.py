@@ -23,7 +23,8 @@ class Arrays(Kind):
     height, width, 1 or 3), or int16 (n, length, channels) for sounds. It may hold `label`, (n,)
     integers that number the classes from 0; `class_names`, text, one a label; `rate`, the samples
     or frames a second; and further arrays of n real numbers or arrays of them, by any name: a
-    `vector` that embeds a text, attributes, tokens, a mask.
+    `vector` that embeds a text, attributes, a mask; or of n texts, or of several each, (n, k), of
+    which empty ones at the end do not count.
 
     Attributes:
       path: the file.
@@ -68,6 +69,7 @@ class Arrays(Kind):
             name="arrays",
             split=split,
             arrays=source.specs,
+            texts=source.texts,
             rate=whole.rate,
             dtype=source.arrays["x"].dtype.name,
             fingerprint="".join(checksum(Path(path).expanduser())[:16] for path in paths),
@@ -148,7 +150,9 @@ def _main(where: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _beside(where: str, name: str, array: np.ndarray, count: int) -> np.ndarray:
-    """An array beside x, as int32, float32 or uint8."""
+    """An array beside x, as int32, float32 or uint8, or of texts."""
+    if array.dtype.kind in "US" and name not in ("label", "vector"):
+        return _texts(where, name, array, count)
     if name == "label" and (array.shape != (count,) or array.dtype.kind not in "iu"):
         raise ValueError(
             f"label in {where} should be {count} integers, got {array.dtype} {array.shape}"
@@ -173,6 +177,21 @@ def _beside(where: str, name: str, array: np.ndarray, count: int) -> np.ndarray:
     if not np.all(np.isfinite(narrow)):
         raise ValueError(f"{name} in {where} should hold finite numbers alone")
     return narrow
+
+
+def _texts(where: str, name: str, array: np.ndarray, count: int) -> np.ndarray:
+    """Each example's texts, a tuple of them, as an array of objects."""
+    if array.ndim not in (1, 2) or len(array) != count or not array.size:
+        raise ValueError(
+            f"{name} in {where} should be ({count},) or ({count}, k) texts, got {array.shape}"
+        )
+    found = np.empty(count, object)
+    for i, row in enumerate(array.reshape(count, -1).tolist()):
+        texts = [_decoded(text) for text in row]
+        while len(texts) > 1 and not texts[-1]:
+            texts.pop()
+        found[i] = tuple(texts)
+    return found
 
 
 def _class_names(where: str, names: np.ndarray | None, labels: np.ndarray) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -32,8 +32,9 @@ class UnreadableError(ValueError):
 class Source(Protocol):
     """Random access to examples {"x": uint8 or int16 (..., channels), …}; it pickles.
 
-    Beside "x", an example has the dataset's further arrays, such as "label": int32 (). One that
-    cannot be read raises `UnreadableError`.
+    Beside "x", an example has the dataset's further arrays, such as "label": int32 (), and its
+    texts, each a tuple of one or more that say the same. One that cannot be read raises
+    `UnreadableError`.
     """
 
     def __len__(self) -> int: ...
@@ -46,7 +47,8 @@ class ArraySource:
     """Examples held in memory; an array of indices gives a batch of them.
 
     Attributes:
-      arrays: arrays of (n, ...) by name, "x" among them.
+      arrays: arrays of (n, ...) by name, "x" among them; one of objects holds each example's
+        texts, a tuple of them.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -63,8 +65,13 @@ class ArraySource:
         return {
             name: jax.ShapeDtypeStruct(array.shape[1:], array.dtype)
             for name, array in self.arrays.items()
-            if name != "x"
+            if name != "x" and array.dtype != object
         }
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The names of what is text."""
+        return tuple(name for name, array in self.arrays.items() if array.dtype == object)
 
 
 LABEL: Mapping[str, jax.ShapeDtypeStruct] = {"label": jax.ShapeDtypeStruct((), np.int32)}
@@ -82,6 +89,7 @@ class Dataset:
       name: the dataset's name in messages and reports.
       split: `train` or `test`.
       arrays: shape and dtype of each array that an example has beside "x".
+      texts: the names of the texts that an example has.
       rate: samples of a sound or frames of a video a second; 0 where that is unknown.
       dtype: of every example's "x".
       fingerprint: differs once the files that it was made of do; "" for data that cannot change.
@@ -98,6 +106,7 @@ class Dataset:
     name: str
     split: str
     arrays: Mapping[str, jax.ShapeDtypeStruct] = dataclasses.field(default_factory=dict)
+    texts: tuple[str, ...] = ()
     rate: int = 0
     dtype: str = "uint8"
     fingerprint: str = ""
@@ -113,7 +122,14 @@ class Dataset:
     @property
     def facts(self) -> Facts:
         """What a model is told of the data."""
-        return Facts(self.shape, self.class_names, dict(self.arrays), self.rate, self.dtype)
+        return Facts(
+            self.shape, self.class_names, dict(self.arrays), self.texts, self.rate, self.dtype
+        )
+
+    def captions(self, name: str) -> Iterator[str]:
+        """All texts of a name, example by example."""
+        for index in range(len(self.source)):
+            yield from self.source[index][name]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,7 +190,11 @@ def load(source: Source, *, skip_bad: bool) -> ArraySource:
             continue
         for name, value in example.items():
             if kept == 0:
-                arrays[name] = np.empty((len(source), *np.shape(value)), np.asarray(value).dtype)
+                is_text = isinstance(value, tuple)
+                shape, dtype = (
+                    ((), object) if is_text else (np.shape(value), np.asarray(value).dtype)
+                )
+                arrays[name] = np.empty((len(source), *shape), dtype)
             arrays[name][kept] = value
         kept += 1
     if bad:

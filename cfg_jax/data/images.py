@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from cfg_jax.runtime.files import atomic
 
 LONGEST = 24
-"""Letters of a name beside a row, at most."""
+"""Letters of a line beside a row, at most."""
 
 
 def enlarge(images: np.ndarray, factor: int) -> np.ndarray:
@@ -84,13 +85,26 @@ def _named(grid: np.ndarray, names: Sequence[str], height: int, padding: int) ->
     """The page with a margin at its left, the names of rows of such a height in it."""
     from PIL import Image, ImageDraw, ImageFont
 
-    font = ImageFont.load_default(max(10, min(16, height // 2)))
-    shown = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
-    margin = padding + math.ceil(max(font.getlength(name) for name in shown))
+    size = max(10, min(16, height // 2))
+    font = ImageFont.load_default(size)
+    lines = max(1, height // (size + 4))
+    shown = [_lines(name, lines) for name in names]
+    margin = padding + math.ceil(max(font.getlength(line) for lines in shown for line in lines))
     page = Image.new("L", (margin, len(grid)), 255)
     draw = ImageDraw.Draw(page)
-    for row, name in enumerate(shown):
+    for row, text in enumerate(shown):
         middle = padding + row * (height + padding) + height / 2
-        draw.text((margin, middle), name, fill=0, font=font, anchor="rm")
+        place = (margin, middle)
+        draw.multiline_text(
+            place, "\n".join(text), fill=0, font=font, anchor="rm", align="right", spacing=1
+        )
     left = np.asarray(page)[..., None].repeat(grid.shape[-1], axis=-1)
     return np.concatenate([left, grid], axis=1)
+
+
+def _lines(text: str, most: int) -> list[str]:
+    """A text in so many lines at most."""
+    lines = wrap(text, LONGEST)
+    return (
+        lines if len(lines) <= most else [*lines[: most - 1], f"{lines[most - 1][: LONGEST - 1]}…"]
+    )

@@ -43,11 +43,11 @@ def batches(
     """Yields this process's part of one global batch after another, without end.
 
     Examples lie on one line, epoch after epoch, each epoch a new shuffle of the whole dataset;
-    global batch k holds places k * batch_size to (k + 1) * batch_size. The example and the flip
-    at a place are functions of (seed, place), so the stream is the same with any number of
-    workers or processes, and wherever it starts. So it is where examples cannot be read and may
-    be skipped: in the place of such a one comes the next readable one of its epoch, after the
-    last the first.
+    global batch k holds places k * batch_size to (k + 1) * batch_size. The example, the flip and
+    which of its texts is taken at a place are functions of (seed, place), so the stream is the same
+    with any number of workers or processes, and wherever it starts. So it is where examples cannot
+    be read and may be skipped: in the place of such a one comes the next readable one of its epoch,
+    after the last the first.
 
     Args:
       dataset: what to draw from, and how; it may be smaller than a batch. Its workers are spawned,
@@ -60,10 +60,11 @@ def batches(
 
     Returns:
       A generator of {"x": uint8 or int16 (b, ..., channels), …, "replaced": int32 (b,)} with
-      b = batch_size / process_count and the dataset's further arrays, such as "label": int32 (b,);
-      "replaced" is 1 where another example stands in for an unreadable one, else 0. Its `close()`
-      ends threads and workers. It raises `UnreadableError` at the batch of an unreadable example,
-      or, with `skip_bad`, of 100 in a row, and `LostWorkerError` where a worker was killed.
+      b = batch_size / process_count and the dataset's further arrays, such as "label": int32 (b,),
+      and texts, str (b,); "replaced" is 1 where another example stands in for an unreadable one,
+      else 0. Its `close()` ends threads and workers. It raises `UnreadableError` at the batch of an
+      unreadable example, or, with `skip_bad`, of 100 in a row, and `LostWorkerError` where a worker
+      was killed.
 
     Raises:
       ValueError: if an argument is out of range.
@@ -116,21 +117,26 @@ class _Reader:
         epochs, places = np.divmod(np.arange(first, first + self.rows), len(self.source))
         indices = np.empty(self.rows, np.int64)
         mirrored = np.empty(self.rows, bool)
+        chance = np.empty(self.rows)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            order, mirror = _epoch(self.seed, int(epoch), len(self.source))
+            order, mirror, of_text = _epoch(self.seed, int(epoch), len(self.source))
             indices[here], mirrored[here] = order[places[here]], mirror[places[here]]
+            chance[here] = of_text[places[here]]
         if isinstance(self.source, ArraySource):
             batch = {**self.source[indices], "replaced": np.zeros(self.rows, np.int32)}
         else:
             batch = _stack([self._example(*at) for at in zip(epochs, places, strict=True)])
+        for name, values in batch.items():
+            if values.dtype == object:
+                batch[name] = _chosen(values, chance)
         if self.flip:
             batch["x"][mirrored] = batch["x"][mirrored][..., ::-1, :]
         return batch
 
     def _example(self, epoch: np.int64, place: np.int64) -> dict[str, Any]:
         """Reads the example at a place of an epoch, or the one that stands in for it."""
-        order, _ = _epoch(self.seed, int(epoch), len(self.source))
+        order, *_ = _epoch(self.seed, int(epoch), len(self.source))
         attempts = min(_IN_A_ROW, len(order))
         for bad in range(attempts):
             try:
@@ -148,10 +154,15 @@ class _Reader:
 # Grain's own shuffle, random_map and batch take 2 ms for 64 digits in memory; drawing an epoch's
 # permutation at once, and indexing with it, 0.02 ms.
 @functools.lru_cache(maxsize=4)
-def _epoch(seed: int, epoch: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns an epoch's order of examples (size,) and which places are mirrored (size,)."""
+def _epoch(seed: int, epoch: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An epoch's order of examples, which places are mirrored, and a number in [0, 1) each."""
     rng = np.random.default_rng((seed, epoch))
-    return rng.permutation(size), rng.random(size) < 0.5
+    return rng.permutation(size), rng.random(size) < 0.5, rng.random(size)
+
+
+def _chosen(texts: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    """One of each example's texts."""
+    return np.array([held[int(u * len(held))] for held, u in zip(texts, chance, strict=True)])
 
 
 def _warn_once(bad: str) -> None:
@@ -163,7 +174,16 @@ def _warn_once(bad: str) -> None:
 
 
 def _stack(examples: list[dict[str, Any]]) -> Batch:
-    return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+    return {key: _stacked([example[key] for example in examples]) for key in examples[0]}
+
+
+def _stacked(values: list[Any]) -> np.ndarray:
+    """Arrays as one array; tuples of texts as an array of objects."""
+    if not isinstance(values[0], tuple):
+        return np.stack(values)
+    held = np.empty(len(values), object)
+    held[:] = values
+    return held
 
 
 def _stream(reader: _Reader, start: int, workers: int) -> Generator[Batch, None, None]:

@@ -30,12 +30,14 @@ class What:
       suffixes: how its files' names end.
       example: such a file's name.
       named: the files in messages: "JPEG or PNG image".
+      beside: how names of files end that may lie beside those, and are no surprise.
     """
 
     one: str
     suffixes: tuple[str, ...]
     example: str
     named: str
+    beside: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +49,14 @@ class Tree:
       prefix: the folders around the class folders, ending in "/", or "".
       files: the sorted names, CLASS/FILE, CLASS/…/FILE or, without classes, FILE, below `prefix`.
       what: the kind of file.
+      others: the names of those that may lie beside them.
     """
 
     path: Path
     prefix: str
     files: tuple[str, ...]
     what: What
+    others: frozenset[str] = frozenset()
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -193,7 +197,8 @@ def find(path: str | os.PathLike, what: What) -> dict[str, Tree]:
     names = [name for name in names if not _is_hidden(name)]
     prefix = _wrapper(names, what)
     names = [name.removeprefix(prefix) for name in names if not prefix.startswith(name)]
-    others = [n for n in names if not n.endswith("/") and not _is(n, what)]
+    known = (*what.suffixes, *what.beside)
+    others = [n for n in names if not n.endswith("/") and not n.lower().endswith(known)]
     if others:
         logging.warning(
             "%s: left out %d files that are no %s, such as %s",
@@ -233,7 +238,8 @@ def _tree(root: Path, prefix: str, names: Sequence[str], what: What) -> Tree:
         raise ValueError(
             f"{shown(root)}: the folder {shown(empty[0])} holds no {what.named}; {layout}"
         )
-    return Tree(root, prefix, files, what)
+    others = frozenset(name for name in names if what.beside and name.endswith(what.beside))
+    return Tree(root, prefix, files, what, others)
 
 
 def _names(path: str | os.PathLike, what: What) -> tuple[Path, list[str]]:

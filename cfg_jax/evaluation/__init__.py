@@ -12,6 +12,13 @@ from cfg_jax.evaluation.noisy_classifier import Level, by_noise_level
 from cfg_jax.evaluation.noisy_classifier import write_report as write_classifier_report
 from cfg_jax.evaluation.of_model import Asked, Evaluation, Judge, asked, evaluate, judge_of, sampler
 from cfg_jax.evaluation.precision_recall import precision_recall
+from cfg_jax.evaluation.reconstruction import (
+    Usage,
+    bits_per_dimension,
+    codebook_usage,
+    psnr,
+    ssim,
+)
 from cfg_jax.evaluation.report import write_report
 from cfg_jax.evaluation.sweep import Row, Scores, score, sweep
 
@@ -26,8 +33,11 @@ __all__ = [
     "Row",
     "Scores",
     "TrainedClassifier",
+    "Usage",
     "asked",
+    "bits_per_dimension",
     "by_noise_level",
+    "codebook_usage",
     "compare",
     "evaluate",
     "extract",
@@ -44,8 +54,10 @@ __all__ = [
     "open_archive",
     "over_devices",
     "precision_recall",
+    "psnr",
     "sampler",
     "score",
+    "ssim",
     "sweep",
     "train_classifier",
     "write_classifier_report",

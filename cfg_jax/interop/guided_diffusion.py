@@ -17,13 +17,12 @@ import numpy as np
 from flax import traverse_util
 
 from cfg_jax.diffusion.schedules import CosineBeta, DiscreteSchedule, LinearBeta
+from cfg_jax.interop.tensors import check_shapes
 from cfg_jax.networks import Encoder, UNet
 from cfg_jax.nn import TimestepFeatures, head_size
 from cfg_jax.parts import Beside, Classes, Inlets
 
 Network = UNet | Encoder
-NAMED = 3
-"""So many tensors are named in a message; the others are counted."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,7 +149,7 @@ def parameters(tensors: Mapping[str, np.ndarray], arch: Architecture) -> dict[st
       ValueError: They are of another network: tensors are missing, unexpected or of other shapes.
     """
     wanted = _tensors(arch)
-    _check(
+    check_shapes(
         {name: np.shape(tensor) for name, tensor in tensors.items()},
         {name: shape for name, (_, shape) in wanted.items()},
     )
@@ -262,25 +261,3 @@ def _in_order(rows: np.ndarray, network: Network) -> np.ndarray:
     each = head_size(channels, network.head_channels, network.heads)
     apart = rows.reshape(channels // each, 3, each, -1)
     return apart.swapaxes(0, 1).reshape(rows.shape)
-
-
-def _check(given: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> None:
-    """Raises ValueError where a checkpoint's names or shapes are not those of the network."""
-    other = [
-        f"{name} {given[name]} for {wanted[name]}"
-        for name in wanted
-        if name in given and given[name] != wanted[name]
-    ]
-    wrong = {
-        "missing": [name for name in wanted if name not in given],
-        "unexpected": [name for name in given if name not in wanted],
-        "of another shape": other,
-    }
-    found = [f"{len(names)} {what} ({_few(names)})" for what, names in wrong.items() if names]
-    if found:
-        raise ValueError(f"the tensors are of another architecture: {'; '.join(found)}")
-
-
-def _few(names: list[str]) -> str:
-    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + rest

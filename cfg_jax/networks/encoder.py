@@ -74,9 +74,8 @@ class Encoder(Levels):
         if self.num_classes is None:
             raise ValueError("the Encoder needs num_classes")
         self.check(z.shape[1:])
-        inlets.entries("the Encoder", self.shown, cond, len(z))
-        level = jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1])
-        h, _ = self.descend(z, Shown(nn.silu(self.embed_level(level)), train=train))
+        inlets.entries(self.who, self.shown, cond, len(z))
+        h, _ = self.descend(z, Shown(nn.silu(self.embed_level(logsnr, len(z))), train=train))
         h = nn.silu(GroupNorm(dtype=self.dtype, name="output_norm")(h))
         pool = AttentionPool(self.num_classes, self.head_channels, self.dtype, name="pool")
         return pool(h).astype(jnp.float32)

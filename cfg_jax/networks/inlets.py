@@ -13,7 +13,9 @@ from cfg_jax.diffusion.checks import told
 from cfg_jax.nn import LogSNRFeatures
 from cfg_jax.parts import Beside, Classes, Condition, Inlets, Sequence, Vector
 
-OWN_NAMES = re.compile(r"(level|input|middle|output|pool|(down|up)(sample)?\d).*")
+OWN_NAMES = re.compile(
+    r"(level|input|middle|output|(down|up)(sample)?\d).*|pool|positions|block\d+"
+)
 """Names that the networks give to modules of their own."""
 
 
@@ -80,9 +82,13 @@ def entries(who: str, inlets: Inlets, cond: Condition | None, batch: int) -> Con
             raise ValueError(f"{who} needs {name!r} in its condition")
         if name not in wanted:
             raise ValueError(f"{who} takes no {name!r} in its condition")
-        shapes = [jax.tree.map(jnp.shape, tree) for tree in (wanted[name], given[name])]
+        pairs = [sequence_of(entry) for entry in (wanted[name], given[name])]
+        shapes = [jax.tree.map(jnp.shape, shown) for shown, _ in pairs]
         if shapes[0] != shapes[1]:
             raise ValueError(f"{name!r} must have shape {shapes[0]}, got {shapes[1]}")
+        mask = pairs[1][1]
+        if mask is not None and mask.shape != shapes[0][:2]:
+            raise ValueError(f"{name!r} must have a mask of {shapes[0][:2]}, got {mask.shape}")
     return dict(given)
 
 
@@ -94,16 +100,35 @@ def dense_layers(
     return nn.Dense(width, name=f"{name}_1")(h)
 
 
-def embedded(name: str, inlet: Any, entry: Any, channels: int) -> Float[Array, "batch _"] | float:
-    """What an entry adds to the embedding of the noise level, of 4 · channels; 0 if nothing."""
-    width = 4 * channels
+def embedded(
+    name: str,
+    inlet: Any,
+    entry: Any,
+    width: int,
+    channels: int,
+    *,
+    marked: bool = True,
+    deviation: float = 1.0,
+) -> Float[Array, "batch _"] | float:
+    """What an entry adds to the embedding of the noise level; 0 if nothing.
+
+    Args:
+      name: The entry's name.
+      inlet: Its kind.
+      entry: The entry.
+      width: The embedding's width.
+      channels: How many features of a noise level there are.
+      marked: Whether a vector's dense layers are told that any of it is not 0.
+      deviation: Of a class's first vector.
+    """
     match inlet:
         case Classes():
-            init = nn.initializers.normal(1.0)
+            init = nn.initializers.normal(deviation)
             return nn.Embed(inlet.count, width, embedding_init=init, name=name)(entry)
         case Vector():
             given = jnp.any(entry != 0, axis=-1, keepdims=True)
-            return dense_layers(name, jnp.concatenate([entry, given], axis=-1), width)
+            seen = jnp.concatenate([entry, given], axis=-1) if marked else entry
+            return dense_layers(name, seen, width)
         case Beside(noised=True):
             return dense_layers(f"{name}_level", LogSNRFeatures()(entry.logsnr, channels), width)
     return 0.0
@@ -121,6 +146,22 @@ def beside(
     return jnp.concatenate(laid, axis=-1)
 
 
-def sequences(inlets: Inlets, cond: Condition) -> dict[str, Float[Array, "batch length _"]]:
-    """The sequences to attend to, by name."""
+def sequences(inlets: Inlets, cond: Condition) -> dict[str, Any]:
+    """The entries to attend to, by name, see `sequence_of`."""
     return {name: cond[name] for name, inlet in inlets if isinstance(inlet, Sequence)}
+
+
+def sequence_of(entry: Any) -> tuple[Any, Any]:
+    """A sequence's vectors, (batch, length, width), and which of them count, (batch, length).
+
+    Args:
+      entry: The vectors, which all count: the second result is then None. Or a pair with attributes
+        `vectors` and `mask`.
+
+    >>> import jax.numpy as jnp
+    >>> from cfg_jax.networks import inlets
+    >>> vectors, mask = inlets.sequence_of(jnp.ones((2, 3, 4)))
+    >>> vectors.shape, mask
+    ((2, 3, 4), None)
+    """
+    return (entry.vectors, entry.mask) if hasattr(entry, "vectors") else (entry, None)

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from cfg_jax.networks import inlets
+from cfg_jax.networks.base import Predictor
 from cfg_jax.networks.blocks import Levels, Shown
 from cfg_jax.nn import Conv, GroupNorm
-from cfg_jax.nn.fields import flag
-from cfg_jax.parts import Beside, Condition, Inlets, Prediction
+from cfg_jax.parts import Condition, Prediction
 
 
-class UNet(Levels):
+class UNet(Predictor, Levels):
     """A prediction from z_λ, λ and c, over data of any sides that its levels can halve.
 
     The condition c is a dictionary of the entries that `inlets` name, each shown by its kind:
@@ -28,13 +28,7 @@ class UNet(Levels):
       level is added to the embedding after two dense layers;
     - `Sequence`: attended to after each self-attention.
 
-    Attributes:
-      inlets: (name, inlet) pairs; None for no entries.
-      learned_variance: Whether the network also says where between its bounds the reverse variance
-        lies (Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", Equation
-        15), and returns a `parts.Prediction`.
-
-    The other attributes are those of `blocks.Levels`.
+    The attributes are those of `blocks.Levels` and `base.Predictor`.
 
     >>> import jax, jax.numpy as jnp
     >>> from cfg_jax.networks import UNet
@@ -46,14 +40,6 @@ class UNet(Levels):
     >>> net.apply(params, z, logsnr, cond).shape
     (2, 8, 8, 1)
     """
-
-    inlets: Inlets | None = None
-    learned_variance: bool = False
-
-    def __post_init__(self):
-        flag("learned_variance", self.learned_variance)
-        self.inlets = None if self.inlets is None else inlets.checked(self.inlets)
-        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -81,10 +67,11 @@ class UNet(Levels):
             condition is missing, of another shape, or not taken.
         """
         self.check(z.shape[1:])
-        cond = inlets.entries("the UNet", self.shown, cond, len(z))
-        embedding = self.embed_level(jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1]))
+        cond = inlets.entries(self.who, self.shown, cond, len(z))
+        embedding = self.embed_level(logsnr, len(z))
+        width = embedding.shape[-1]
         for name, inlet in self.shown:
-            embedding = embedding + inlets.embedded(name, inlet, cond[name], self.channels)
+            embedding += inlets.embedded(name, inlet, cond[name], width, self.channels)
         shown = Shown(nn.silu(embedding), inlets.sequences(self.shown, cond), train)
         h, skips = self.descend(inlets.beside(self.shown, cond, z), shown)
         for level in reversed(range(len(self.channel_mult))):
@@ -94,24 +81,5 @@ class UNet(Levels):
             if level:
                 h = self.change_size(f"upsample{level}", h, shown, "up")
         h = nn.silu(GroupNorm(dtype=self.dtype, name="output_norm")(h))
-        outputs = z.shape[-1] * (2 if self.learned_variance else 1)
-        h = Conv(outputs, zero=True, dtype=self.dtype, name="output")(h).astype(jnp.float32)
-        if not self.learned_variance:
-            return h
-        value, v = jnp.split(h, 2, axis=-1)
-        return Prediction(value, 0.5 * (v + 1.0))
-
-    @property
-    def shown(self) -> Inlets:
-        """The inlets of the entries that the network is shown."""
-        return self.inlets or ()
-
-    @nn.nowrap
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Raises ValueError where the network cannot take examples of (*sides, channels)."""
-        super().check(shape)
-        for name, inlet in self.shown:
-            if isinstance(inlet, Beside) and len(inlet.shape) != len(shape):
-                raise ValueError(
-                    f"{name!r} has shape {inlet.shape}, which cannot be laid beside {shape}"
-                )
+        output = Conv(self.outputs(z.shape[-1]), zero=True, dtype=self.dtype, name="output")
+        return self.predicted(output(h))

@@ -6,10 +6,45 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from cfg_jax.nn.fields import Dtype
 from cfg_jax.nn.norm import GroupNorm
+
+
+def attend(
+    q: Float[Array, "batch places channels"],
+    k: Float[Array, "batch length channels"],
+    v: Float[Array, "batch length channels"],
+    each: int,
+    mask: Bool[Array, "batch length"] | None = None,
+) -> Float[Array, "batch places channels"]:
+    """Attention of several heads, softmax(q kᵀ / √each) v in each; the softmax is float32.
+
+    Vaswani et al. 2017, "Attention Is All You Need", Section 3.2. Head i has the channels from
+    i · each up to (i + 1) · each.
+
+    Args:
+      q: Queries.
+      k: Keys.
+      v: Values.
+      each: Channels of a head, a divisor of the channels.
+      mask: Which keys may be attended to; None for all. Where there is none, the result is 0.
+
+    >>> import jax.numpy as jnp
+    >>> from cfg_jax.nn import attend
+    >>> v = jnp.array([[[1.0], [3.0], [9.0]]])
+    >>> attend(jnp.zeros((1, 1, 1)), v, v, 1, jnp.array([[True, True, False]])).item()
+    2.0
+    """
+
+    def heads(x):
+        return x.reshape(*x.shape[:2], -1, each)
+
+    if mask is None:
+        return jax.nn.dot_product_attention(heads(q), heads(k), heads(v)).reshape(q.shape)
+    h = jax.nn.dot_product_attention(heads(q), heads(k), heads(v), mask=mask[:, None, None])
+    return h.reshape(q.shape) * mask.any(-1)[:, None, None]
 
 
 class SelfAttention(nn.Module):
@@ -25,12 +60,19 @@ class SelfAttention(nn.Module):
       dtype: Of the activations.
       axes: Positions that differ along these axes attend to each other; None for all axes between
         batch and channels.
+      epsilon: The norm's.
+      groups: The norm's.
+      at_once: How many positions attend at a time, which bounds the memory of their weights; 0 for
+        all.
     """
 
     head_channels: int = 64
     heads: int = 0
     dtype: Dtype = "float32"
     axes: tuple[int, ...] | None = None
+    epsilon: float = 1e-5
+    groups: int = 32
+    at_once: int = 0
 
     @nn.compact
     def __call__(
@@ -44,15 +86,15 @@ class SelfAttention(nn.Module):
         channels = x.shape[-1]
         each = head_size(channels, self.head_channels, self.heads)
         axes = tuple(range(1, x.ndim - 1)) if self.axes is None else self.axes
-        h, put_back = _rows(GroupNorm(dtype=self.dtype)(x), axes)
+        h, put_back = rows(GroupNorm(self.epsilon, self.dtype, self.groups)(x), axes)
         qkv = nn.Dense(3 * channels, dtype=self.dtype)(h)
-        q, k, v = jnp.split(qkv.reshape(*h.shape[:2], -1, each), 3, axis=2)
-        h = jax.nn.dot_product_attention(q, k, v).reshape(h.shape)
+        q, k, v = jnp.split(qkv, 3, axis=-1)
+        h = _some_at_once(q, k, v, each, self.at_once)
         h = nn.Dense(channels, kernel_init=nn.initializers.zeros, dtype=self.dtype)(h)
         return x + put_back(h)
 
 
-def _rows(
+def rows(
     x: Float[Array, "batch *sides channels"], axes: tuple[int, ...]
 ) -> tuple[Float[Array, "rows places channels"], Callable[[Array], Array]]:
     """The places along the axes as rows, one for each place along the others; and the way back."""
@@ -67,6 +109,28 @@ def _rows(
     return moved.reshape(-1, math.prod(x.shape[axis] for axis in axes), x.shape[-1]), put_back
 
 
+def _some_at_once(
+    q: Float[Array, "rows places channels"],
+    k: Float[Array, "rows places channels"],
+    v: Float[Array, "rows places channels"],
+    each: int,
+    at_once: int,
+) -> Float[Array, "rows places channels"]:
+    """`attend`, of some places at a time; so is its gradient, which keeps no weights."""
+    count, places, channels = q.shape
+    if not at_once or places <= at_once:
+        return attend(q, k, v, each)
+    parts = -(-places // at_once)
+    padded = jnp.pad(q, ((0, 0), (0, parts * at_once - places), (0, 0)))
+
+    @jax.checkpoint
+    def of(part):
+        return attend(part, k, v, each)
+
+    found = jax.lax.map(of, padded.reshape(count, parts, at_once, channels).swapaxes(0, 1))
+    return found.swapaxes(0, 1).reshape(count, -1, channels)[:, :places]
+
+
 class CrossAttention(nn.Module):
     """Residual attention of every position to a sequence; it starts as the identity.
 
@@ -79,9 +143,17 @@ class CrossAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch *sides channels"], sequence: Float[Array, "batch length _"]
+        self,
+        x: Float[Array, "batch *sides channels"],
+        sequence: Float[Array, "batch length _"],
+        mask: Bool[Array, "batch length"] | None = None,
     ) -> Float[Array, "batch *sides channels"]:
         """Attends and adds.
+
+        Args:
+          x: What attends.
+          sequence: What is attended to.
+          mask: Which vectors of the sequence count; None for all.
 
         Raises:
           ValueError: heads, or else head_channels, does not divide the channels.
@@ -89,10 +161,10 @@ class CrossAttention(nn.Module):
         batch, *_, channels = x.shape
         each = head_size(channels, self.head_channels, self.heads)
         h = GroupNorm(dtype=self.dtype)(x).reshape(batch, -1, channels)
-        q = nn.Dense(channels, dtype=self.dtype)(h).reshape(*h.shape[:2], -1, each)
+        q = nn.Dense(channels, dtype=self.dtype)(h)
         kv = nn.Dense(2 * channels, dtype=self.dtype)(sequence)
-        k, v = jnp.split(kv.reshape(*sequence.shape[:2], -1, each), 2, axis=2)
-        h = jax.nn.dot_product_attention(q, k, v).reshape(h.shape)
+        k, v = jnp.split(kv, 2, axis=-1)
+        h = attend(q, k, v, each, mask)
         h = nn.Dense(channels, kernel_init=nn.initializers.zeros, dtype=self.dtype)(h)
         return x + h.reshape(x.shape)
 
@@ -120,16 +192,15 @@ class AttentionPool(nn.Module):
         Raises:
           ValueError: head_channels does not divide the channels.
         """
-        batch, *_, channels = x.shape
+        channels = x.shape[-1]
         each = head_size(channels, self.head_channels)
-        places = x.reshape(batch, -1, channels)
+        places = x.reshape(len(x), -1, channels)
         places = jnp.concatenate([places.mean(1, keepdims=True), places], axis=1)
         init = nn.initializers.normal(channels**-0.5)
         places = places + self.param("positions", init, places.shape[1:]).astype(self.dtype)
         qkv = nn.Dense(3 * channels, dtype=self.dtype)(places)
-        q, k, v = jnp.split(qkv.reshape(*places.shape[:2], -1, each), 3, axis=2)
-        pooled = jax.nn.dot_product_attention(q[:, :1], k, v).reshape(batch, channels)
-        return nn.Dense(self.features, dtype=self.dtype)(pooled)
+        q, k, v = jnp.split(qkv, 3, axis=-1)
+        return nn.Dense(self.features, dtype=self.dtype)(attend(q[:, :1], k, v, each)[:, 0])
 
 
 def head_size(channels: int, head_channels: int, heads: int = 0) -> int:

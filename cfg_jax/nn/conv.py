@@ -21,6 +21,8 @@ class Conv(nn.Module):
       stride: By how much the sides of space are divided; frames are kept.
       zero: Whether the result starts at zero.
       dtype: Of the activations.
+      ahead: Whether the windows of space begin at what they stand for, and are not centred on it:
+        only the far ends are padded.
     """
 
     features: int
@@ -28,6 +30,7 @@ class Conv(nn.Module):
     stride: int = 1
     zero: bool = False
     dtype: Dtype = "float32"
+    ahead: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch *sides _"]) -> Float[Array, "batch *_ features"]:
@@ -36,11 +39,13 @@ class Conv(nn.Module):
         last = nn.initializers.zeros if self.zero else usual
         over_frames = x.ndim == 5 and self.size > 1
         reach = self.size // 2
+        axes = space_axes(x.ndim)
+        around = (0, self.size - self.stride) if self.ahead else (reach, reach)
         h = nn.Conv(
             self.features,
-            (self.size,) * len(space_axes(x.ndim)),
+            (self.size,) * len(axes),
             strides=self.stride,
-            padding=reach,
+            padding=(around,) * len(axes),
             kernel_init=usual if over_frames else last,
             dtype=self.dtype,
         )(x)

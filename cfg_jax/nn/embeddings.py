@@ -1,9 +1,10 @@
-"""What networks are told of the noise level: features of λ."""
+"""What networks are told of the noise level and of places: features of λ and of positions."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -70,13 +71,63 @@ class TimestepFeatures:
         if self.schedule is None:
             raise ValueError("schedule must be given: there are no time steps without one")
         t = self.schedule.time(logsnr) * (1000.0 / self.schedule.steps if self.rescaled else 1.0)
-        frequencies = 10000.0 ** (-2.0 / channels * jnp.arange(channels // 2))
-        return _waves(t[:, None] * frequencies)
+        return _waves(t[:, None] * _frequencies(channels // 2))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlowTimeFeatures:
+    """Cosines and sines of 1000 t, for networks of rectified flow, where t = σ / (α + σ).
+
+    cos(1000 t f_i) and sin(1000 t f_i) with the frequencies of `TimestepFeatures`; λ = -2 logit t
+    (Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis",
+    Section 3).
+
+    >>> import jax.numpy as jnp, numpy as np
+    >>> from cfg_jax.nn import FlowTimeFeatures
+    >>> print(np.asarray(FlowTimeFeatures()(jnp.zeros(1), 2)).round(3))  # cos 500 and sin 500
+    [[-0.884 -0.468]]
+    """
+
+    def __call__(
+        self, logsnr: Float[Array, " batch"], channels: int
+    ) -> Float[Array, "batch {channels}"]:
+        """The features of λ."""
+        t = jax.nn.sigmoid(-0.5 * logsnr.astype(jnp.float32))
+        return _waves(1000.0 * t[:, None] * _frequencies(channels // 2))
+
+
+def sincos_positions(sides: Sequence[int], channels: int) -> Float[Array, "*sides {channels}"]:
+    """Sines and cosines of the place along each side, for any number of sides, float32.
+
+    The channels are shared out evenly among the sides, the last side first: sin(i f_j), then
+    cos(i f_j), of the index i along that side, f_j from 1 towards 1/10000 radians. What cannot be
+    shared out in pairs is 0. In two dimensions these are the positions of Peebles & Xie 2023,
+    "Scalable Diffusion Models with Transformers".
+
+    >>> import numpy as np
+    >>> from cfg_jax.nn import sincos_positions
+    >>> print(np.asarray(sincos_positions((2, 3), 4)[1, 2]).round(3))  # sin 2, cos 2, sin 1, cos 1
+    [ 0.909 -0.416  0.841  0.54 ]
+    """
+    pairs = channels // (2 * len(sides))
+    shares = []
+    for index in reversed(jnp.indices(tuple(sides), dtype=jnp.float32)):
+        angles = index[..., None] * _frequencies(pairs)
+        shares += [jnp.sin(angles), jnp.cos(angles)]
+    shares.append(jnp.zeros((*sides, channels - 2 * pairs * len(sides))))
+    return jnp.concatenate(shares, axis=-1)
+
+
+def _frequencies(count: int) -> Float[Array, " {count}"]:
+    """From 1 down to nearly 1/10000, evenly in the logarithm."""
+    return 10000.0 ** (-jnp.arange(count) / count)
 
 
 def _waves(angles: Float[Array, "batch frequencies"]) -> Float[Array, "batch _"]:
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-LEVEL_FEATURES = {kind.__name__: kind for kind in (LogSNRFeatures, TimestepFeatures)}
+LEVEL_FEATURES = {
+    kind.__name__: kind for kind in (LogSNRFeatures, TimestepFeatures, FlowTimeFeatures)
+}
 """The features by their names."""

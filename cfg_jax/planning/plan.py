@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from cfg_jax.model import Model, of_blueprint
+from cfg_jax.model import Model
 from cfg_jax.parts import Facts
 from cfg_jax.planning.analysis import Analysis, Report, analyse
 from cfg_jax.planning.search import Trial, largest
@@ -183,7 +183,7 @@ def model_of_shapes(program: Program) -> Model:
     The weaker network of autoguidance is taken to be as large as the network.
     """
     plan = program.blueprint
-    model = Model(**_whole_fields(program, of_blueprint(plan, program.state.params)))
+    model = Model(**_whole_fields(program, plan.model(program.state.params)))
     weaker = getattr(plan.sampling.guidance, "weak", None)
     return dataclasses.replace(model, weak=model) if weaker else model
 

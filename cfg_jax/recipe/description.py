@@ -177,6 +177,7 @@ def to_json(description: Description) -> str:
         "dtype": facts.dtype,
         "fingerprint": description.fingerprint,
         "devices": description.devices,
+        "texts": facts.texts,
         "arrays": {
             name: {"shape": _shape(spec.shape), "dtype": np.dtype(spec.dtype).name}
             for name, spec in facts.arrays.items()
@@ -198,13 +199,11 @@ def from_json(text: str) -> Description:
         arrays = {str(name): _spec(spec) for name, spec in written["arrays"].items()}
         if not isinstance(written["config"], dict):
             raise ValueError("its config is no recipe")
-        names = written["class_names"]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError("class_names are no list of names")
         facts = Facts(
             _shape(written["shape"]),
-            tuple(names),
+            _names("class_names", written["class_names"]),
             arrays,
+            _names("texts", written["texts"]),
             _count("rate", written["rate"]),
             _dtype(written["dtype"]).name,
         )
@@ -267,6 +266,12 @@ def describe(workdir: Path) -> Description:
     return description
 
 
+def _names(field: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"{field} are no list of names")
+    return tuple(value)
+
+
 def claim(workdir: Path, description: Description) -> None:
     """Makes the work directory this run's own, or finds that it is already.
 
@@ -314,7 +319,7 @@ def compare(workdir: Path, description: Description) -> None:
 
 def _data(facts: Facts) -> str:
     """Facts in a few words, for messages."""
-    arrays = ", ".join(f"{name} {spec.shape}" for name, spec in facts.arrays.items())
+    beside = [*(f"{name} {spec.shape}" for name, spec in facts.arrays.items()), *facts.texts]
     return f"{facts.shape} of {len(facts.class_names)} classes" + (
-        f" with {arrays}" if arrays else ""
+        f" with {', '.join(beside)}" if beside else ""
     )

@@ -188,6 +188,13 @@ SLOTS: dict[str, Slot] = {
             may_change=frozenset({"logsnr"}),
         ),
         Slot(
+            "encoder",
+            "an encoder of tokens",
+            "cfg_jax.text:ENCODERS",
+            base="flax.linen:Module",
+            attributes=("width",),
+        ),
+        Slot(
             "schedule",
             "a schedule",
             "cfg_jax.diffusion.schedules:SCHEDULES",

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cfg_jax.runtime import cores
@@ -130,13 +129,12 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules, min_size: int) -> Any:
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def global_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
     """Puts each process' share of a batch on its devices: together they are the global batch."""
     sharding = split(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, value)
-        for name, value in batch.items()
-    }
+    return jax.tree.map(
+        lambda value: jax.make_array_from_process_local_data(sharding, value), batch
+    )
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:

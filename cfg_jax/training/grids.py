@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from cfg_jax.data import Dataset
 from cfg_jax.data.images import interleave
 from cfg_jax.data.media import medium
-from cfg_jax.model import Model, of_blueprint
+from cfg_jax.model import Model
 from cfg_jax.recipe import flatten
 from cfg_jax.runtime import processes
 from cfg_jax.training.program import Program
@@ -53,7 +53,7 @@ class GridWriter:
         fields = flatten(config).items()
         shown = {name: value for name, value in fields if name.startswith(("sample.", "guidance."))}
         self._told = {**shown, "seed": self._seed}
-        self._model({}).guided()  # a mistake shows before training, not after
+        jax.eval_shape(self._guided, program.state.params)  # a mistake shows before training
 
     def write(self, step: int, params: Any) -> Path:
         """Samples with these parameters and writes the page of the given step."""
@@ -76,11 +76,14 @@ class GridWriter:
         if not self._path(step).exists():
             self.write(step, params)
 
+    def _guided(self, params: Any) -> Any:
+        return jax.tree.leaves(self._model(params).guided())
+
     def _path(self, step: int) -> Path:
         return self._folder / f"{step}.png"
 
     def _model(self, params: Any) -> Model:
-        return Model(**of_blueprint(self._plan, params))
+        return Model(**self._plan.model(params))
 
     def _named(self, model: Model, every: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
         """A row a value of the only entry, and its name; or without any, as many samples."""

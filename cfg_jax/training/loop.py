@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from cfg_jax import recipe
+from cfg_jax import conditions, recipe
+from cfg_jax.blueprint import Blueprint
 from cfg_jax.data import Dataset, batches
 from cfg_jax.recipe.description import Description, claim, flatten
 from cfg_jax.runtime import failures, locks, processes
@@ -73,7 +75,9 @@ def train(config: ConfigDict, workdir: Path) -> None:
             return
         _announce(program)
         state = beginning(config, program, named) if state is None else state
-        feed = stack.enter_context(contextlib.closing(_feed(config, data, start)))
+        feed = stack.enter_context(
+            contextlib.closing(_feed(config, data, program.blueprint, start))
+        )
         journal = stack.enter_context(Journal(config, workdir, ledger, step=start))
         frozen = jax.device_put(program.frozen, meshes.replicated(program.mesh))
         stack.enter_context(processes.together(lambda: f"they go on from {_good(checkpoints)}"))
@@ -106,7 +110,7 @@ def _opened(config: ConfigDict) -> tuple[Dataset, Program]:
     """The data of a recipe and what it compiles to, alike in all processes."""
     recipe.check(config)
     data = recipe.make(config.data, "data", path="config.data").open("train")
-    program = build(config, data.facts)
+    program = build(config, data.facts, texts=data.captions)
     processes.agree("recipes or data", _identity(config, data))
     return data, program
 
@@ -114,7 +118,7 @@ def _opened(config: ConfigDict) -> tuple[Dataset, Program]:
 def _announce(program: Program) -> None:
     """Says how large that is which training begins with."""
     trained, frozen = (
-        sum(leaf.size for leaf in jax.tree.leaves(tree))
+        sum(leaf.size for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact))
         for tree in (program.state.params, program.frozen)
     )
     beside = f" beside {frozen:,} frozen ones" if frozen else ""
@@ -122,8 +126,8 @@ def _announce(program: Program) -> None:
     note(f"training {trained:,} parameters{beside} on {devices}")
 
 
-def _feed(config: ConfigDict, data: Dataset, start: int) -> Feed:
-    return Feed(stream(config, data, start), timeout=config.train.data_timeout, report=note)
+def _feed(config: ConfigDict, data: Dataset, plan: Blueprint, start: int) -> Feed:
+    return Feed(stream(config, data, plan, start), timeout=config.train.data_timeout, report=note)
 
 
 def _resumed(
@@ -144,9 +148,9 @@ def _stop(received: signal.Signals, checkpoints: Checkpoints, step: int) -> None
     raise failures.agreed(StoppedError(f"stopped by {received.name}; {saved}", received))
 
 
-def stream(config: ConfigDict, data: Dataset, start: int) -> Any:
-    """This process' part of the batches from the given step on."""
-    return batches(
+def stream(config: ConfigDict, data: Dataset, plan: Blueprint, start: int) -> Any:
+    """This process' part of the batches from the given step on, texts as conditioners take them."""
+    read = batches(
         data,
         batch_size=config.train.batch_size,
         seed=config.train.seed,
@@ -154,6 +158,9 @@ def stream(config: ConfigDict, data: Dataset, start: int) -> Any:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    if not data.texts:
+        return read
+    return conditions.tokenised(plan.conditioners, plan.frozen.condition, read, data.texts)
 
 
 def described(config: ConfigDict, data: Dataset, program: Program) -> Description:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cfg_jax import recipe
-from cfg_jax.blueprint import Blueprint, FrozenParameters, blueprint, profiles, ready
+from cfg_jax.blueprint import Blueprint, FrozenParameters, Texts, blueprint, profiles, ready
 from cfg_jax.parts import Facts
 from cfg_jax.runtime import mesh as meshes
 from cfg_jax.training import state as states
@@ -48,11 +48,15 @@ class Program(NamedTuple):
     step: Step
     state: State
     frozen: Frozen
-    batch: dict[str, jax.ShapeDtypeStruct]
+    batch: dict[str, Any]
 
 
 def build(
-    config: ConfigDict, facts: Facts, mesh: Mesh | None = None, frozen: Frozen | None = None
+    config: ConfigDict,
+    facts: Facts,
+    mesh: Mesh | None = None,
+    frozen: Frozen | None = None,
+    texts: Texts | None = None,
 ) -> Program:
     """Puts a recipe's training together; compiles nothing yet.
 
@@ -62,6 +66,7 @@ def build(
       mesh: See `mesh.device_mesh`; the devices that can share the batch, and hold the state, when
         None.
       frozen: What the step reads and never changes; read from where the recipe says when None.
+      texts: As in `blueprint`.
 
     Returns:
       The program.
@@ -73,7 +78,7 @@ def build(
     train = config.train
     if mesh is not None:
         meshes.check_batch_size(train.batch_size, mesh, train.accumulate)
-    plan = blueprint(config, facts, frozen and FrozenParameters(*frozen[1:]))
+    plan = blueprint(config, facts, frozen and FrozenParameters(*frozen[1:]), texts)
     optimizer = recipe.make(
         config.optimiser, "optimiser", path="config.optimiser", train_steps=train.steps
     )
@@ -93,10 +98,9 @@ def build(
     prepare = functools.partial(steps.prepare, blueprint=plan, seed=train.seed)
     # The network gets its parameters whole: left to itself, the compiler may split activations.
     step = make_step(
-        plan.network,
+        plan,
         optimizer,
         prepare=prepare,
-        schedule=plan.schedule,
         averages=averages,
         accumulate=train.accumulate,
         gather=functools.partial(jax.lax.with_sharding_constraint, shardings=whole),
@@ -111,7 +115,7 @@ def build(
         jax.jit(step, donate_argnums=0, out_shardings=(layout, whole)),
         _laid_out(shapes, layout),
         Frozen(ready(plan.objective), *plan.frozen) if frozen is None else frozen,
-        _batch(facts, train.batch_size, meshes.split(mesh)),
+        _batch(plan, train.batch_size, meshes.split(mesh)),
     )
     _check(program, whole)
     return program
@@ -126,17 +130,18 @@ def _check(program: Program, whole: Any) -> None:
     jax.eval_shape(program.step, program.state, beside, program.batch)
 
 
-def _batch(facts: Facts, size: int, place: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a batch."""
+def _batch(plan: Blueprint, size: int, place: Any) -> dict[str, Any]:
+    """Shapes of a batch; of texts, that of what conditioners make of them."""
+    facts = plan.facts
     arrays = {
         "x": jax.ShapeDtypeStruct(facts.shape, facts.dtype),
         **facts.arrays,
+        **{name: made.null for name, made in plan.conditioners if name in facts.texts},
         "replaced": jax.ShapeDtypeStruct((), jnp.int32),
     }
-    return {
-        name: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype, sharding=place)
-        for name, leaf in arrays.items()
-    }
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype, sharding=place), arrays
+    )
 
 
 def _laid_out(shapes: Any, layout: Any) -> Any:

@@ -70,14 +70,14 @@ def replay(config: ConfigDict, workdir: Path, step: int) -> Replay:
         )
     describe(workdir)
     data = recipe.make(config.data, "data", path="config.data").open("train")
-    program = build(config, data.facts)
+    program = build(config, data.facts, texts=data.captions)
     compare(workdir, described(config, data, program))
     mesh = program.mesh
     frozen = jax.device_put(program.frozen, meshes.replicated(mesh))
     with Checkpoints(workdir) as checkpoints:
         before = max((s for s in checkpoints.steps() if s < step), default=0)
         state = checkpoints.restore(before, program.state) if before else beginning(config, program)
-    read = stream(config, data, before)
+    read = stream(config, data, program.blueprint, before)
     try:
         for _ in range(before + 1, step):
             state, _ = program.step(state, frozen, meshes.global_batch(next(read), mesh))
@@ -117,7 +117,7 @@ def _looked_at(program: Program, state: Any, frozen: Any, batch: Any) -> Any:
     @jax.jit
     def look(state, frozen, batch):
         drawn = program.prepare(frozen, batch, state.step)
-        each = losses(program.blueprint.network, state.params, frozen.objective, drawn)
+        each = losses(program.blueprint, state.params, frozen, drawn)
         return each, drawn.draw.logsnr, hidden(program.blueprint, drawn.draw.cond)
 
     return look(state, frozen, batch)

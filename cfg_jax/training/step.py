@@ -15,13 +15,13 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from cfg_jax import conditions
-from cfg_jax.blueprint import Blueprint
+from cfg_jax.blueprint import Blueprint, FrozenParameters
 from cfg_jax.data.samples import to_float
 from cfg_jax.diffusion import noise
 from cfg_jax.diffusion.noise import Stream
 from cfg_jax.diffusion.schedules import Schedule
 from cfg_jax.optim.averages import Average, move
-from cfg_jax.parts import Ask, Objective, Setting, through
+from cfg_jax.parts import Ask, Setting, through
 from cfg_jax.training.state import State
 
 BINS = 10
@@ -118,31 +118,34 @@ def setting(blueprint: Blueprint) -> Setting:
     )
 
 
-def asker(network: Any, params: Any, dropout: jax.Array) -> Ask:
+def asker(blueprint: Blueprint, params: Any, dropout: jax.Array) -> Ask:
     """The network in training: `(z, logsnr, cond) -> prediction`, shown what it takes."""
+    network = blueprint.network
     takes = tuple(network.takes)
     fields = inspect.signature(type(network).__call__).parameters
     training = {"train": True} if "train" in fields else {}
 
     def ask(z: Array, logsnr: Any, cond: Any) -> Any:
         logsnr = jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1])
-        shown = {name: cond[name] for name in takes}
+        shown = blueprint.encoded(params, {name: cond[name] for name in takes})
         return network.apply(params, z, logsnr, shown, **training, rngs={"dropout": dropout})
 
     return ask
 
 
-def losses(network: Any, params: Any, objective: Objective, drawn: Drawn) -> Float[Array, " batch"]:
+def losses(
+    blueprint: Blueprint, params: Any, frozen: Frozen, drawn: Drawn
+) -> Float[Array, " batch"]:
     """Each example's training loss."""
-    return objective.losses(asker(network, params, drawn.dropout), drawn.draw)
+    plan = blueprint._replace(frozen=FrozenParameters(frozen.codec, frozen.condition))
+    return frozen.objective.losses(asker(plan, params, drawn.dropout), drawn.draw)
 
 
 def make_step(
-    network: Any,
+    blueprint: Blueprint,
     optimizer: optax.GradientTransformation,
     *,
     prepare: Prepare,
-    schedule: Schedule,
     averages: Sequence[Average],
     accumulate: int = 1,
     gather: Callable[[Any], Any] = lambda params: params,
@@ -153,10 +156,9 @@ def make_step(
     A step whose loss or gradient is not finite changes nothing but the counts.
 
     Args:
-      network: What is trained.
+      blueprint: The model that is trained.
       optimizer: Takes gradients to updates.
       prepare: Draws all that is random in a step, see the function of this name.
-      schedule: p(λ).
       averages: The parameters' moving averages.
       accumulate: In how many parts the gradient of a batch is computed, one after another.
       gather: Lays the parameters out for the network, where the state has them split.
@@ -166,9 +168,9 @@ def make_step(
       A step over batches as `prepare` takes them, and "replaced": int32 (batch,) in them.
     """
 
-    def gradient_of(params: Any, objective: Objective, drawn: Drawn) -> tuple[Array, Any]:
+    def gradient_of(params: Any, frozen: Frozen, drawn: Drawn) -> tuple[Array, Any]:
         def mean(params):
-            each = losses(network, params, objective, drawn)
+            each = losses(blueprint, params, frozen, drawn)
             return each.mean(), each
 
         (_, each), gradient = jax.value_and_grad(mean, has_aux=True)(params)
@@ -180,7 +182,7 @@ def make_step(
     def step(state: State, frozen: Frozen, batch: dict[str, Array]) -> tuple[State, Metrics]:
         drawn = prepare(frozen, batch, state.step)
         params = gather(state.params)
-        descend = functools.partial(gradient_of, params, frozen.objective)
+        descend = functools.partial(gradient_of, params, frozen)
         if accumulate == 1:
             each, gradient = descend(drawn)
         else:
@@ -199,7 +201,7 @@ def make_step(
             (state.params, state.ema, state.opt_state),
         )
         skipped = state.skipped + (~finite).astype(jnp.int32)
-        bins = _bins(getattr(drawn.draw, "logsnr", None), each, schedule)
+        bins = _bins(getattr(drawn.draw, "logsnr", None), each, blueprint.schedule)
         measured = Metrics(mean, norm, *bins, skipped, batch["replaced"].sum())
         return State(state.step + 1, skipped, *changed), measured
 

@@ -93,3 +93,18 @@ def test_levels_change_size_in_a_residual_block_otherwise():
 def test_fractions_of_the_channels_are_rounded_down():
     levels = Levels(channels=6, channel_mult=(0.5, 0.75, 2))
     assert [levels.width(i) for i in range(3)] == [3, 4, 12]
+
+
+def test_a_residual_block_without_an_embedding_has_plain_norms():
+    x = jnp.asarray(RNG.normal(size=(2, 4, 4, 6)), jnp.float32)
+    block = ResidualBlock(4, epsilon=1e-2, groups=2)
+    variables = random_variables(block, x)
+    assert set(variables["params"]) == {"GroupNorm_0", "GroupNorm_1", "Conv_0", "Conv_1", "Conv_2"}
+    h = jnp.asarray(x)
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"])
+    for i in range(2):
+        flax_norm = nn.GroupNorm(2, epsilon=1e-2)
+        normed = flax_norm.apply({"params": variables["params"][f"GroupNorm_{i}"]}, h)
+        h = jnp.asarray(conv(silu(np.asarray(normed, np.float64)), p[f"Conv_{i}"]), jnp.float32)
+    want = np.asarray(h, np.float64) + conv(np.asarray(x, np.float64), p["Conv_2"])
+    np.testing.assert_allclose(block.apply(variables, x), want, rtol=1e-4, atol=1e-4)

@@ -5,11 +5,20 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from cfg_jax.networks import NETWORKS, Encoder, UNet
+from cfg_jax.networks import NETWORKS, DiT, Encoder, MMDiT, UNet
 from cfg_jax.nn import TimestepFeatures
+from cfg_jax.parts import Classes
 
 NAN, INF = float("nan"), float("inf")
 WRONG = {
+    "level_features": ("LogSNRFeatures", None, 3),
+    "dropout": (-0.1, 1.0, 2, NAN, "0.1", None),
+    "dtype": ("int32", "float64", "bf16", None, 3),
+    "remat": ("all", None, True),
+}
+"""Of every network."""
+
+LEVELS = {
     "channels": (2**17, 10**9, 0, -1, 3, 8.0, True, "8", NAN, None),
     "channel_mult": ((1, 10**9), (), (0,), (1, -2), (1, NAN), (INF,), ("x",), 2, None, (1, 0.01)),
     "blocks": (10**5, 0, -1, 1.5, "2", None),
@@ -17,12 +26,16 @@ WRONG = {
     "head_channels": (10**9, 0, -64, 2.5, None),
     "heads": (10**9, -1, 0.5, "4", None),
     "resample": ("", "Conv", None, 3),
-    "level_features": ("LogSNRFeatures", None, 3),
-    "dropout": (-0.1, 1.0, 2, NAN, "0.1", None),
-    "dtype": ("int32", "float64", "bf16", None, 3),
-    "remat": ("all", None, True),
 }
-"""Of every network."""
+PREDICTOR = {"learned_variance": (1, "yes", None)}
+PATCHWORK = {
+    "patch": (0, -1, 10**6, 1.5, "2", None, True),
+    "width": (2**17, 0, 7, -8, 8.0, "8", NAN, None),
+    "depth": (0, -1, 129, 1.5, "2", None),
+    "heads": (0, -1, 5, 10**9, 0.5, "4", None),
+    "mlp_ratio": (0, -1, 65, NAN, INF, "4", None, True),
+    "inlets": (3, ("label",), (("depth", Classes(3)),)),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +45,16 @@ def unchecked_types(monkeypatch):
 
 
 PARTICULAR = {
-    UNet: {"inlets": (3, ("label",)), "learned_variance": (1, "yes", None)},
-    Encoder: {"num_classes": (10**9, 0, -1, 2.5, "3")},
+    UNet: LEVELS | PREDICTOR | {"inlets": (3, ("label",), (("heads", Classes(3)),))},
+    Encoder: LEVELS | {"num_classes": (10**9, 0, -1, 2.5, "3")},
+    DiT: PATCHWORK | PREDICTOR,
+    MMDiT: PATCHWORK
+    | PREDICTOR
+    | {
+        "grid": (-1, 10**6, 1.5, "2", None),
+        "qk_norm": (1, "yes", None),
+        "dual_blocks": (-1, 13, 200, 1.5, "2", None),
+    },
 }
 
 
@@ -57,7 +78,7 @@ def test_every_field_has_wrong_values_here(kind):
     assert known == set(WRONG | PARTICULAR[kind])
 
 
-@pytest.mark.parametrize("kind", NETWORKS.values())
+@pytest.mark.parametrize("kind", [UNet, Encoder])
 def test_networks_of_the_same_fields_are_the_same(kind):
     one = kind(dtype="bfloat16", channel_mult=(1, 2))
     assert one == kind(dtype=jnp.bfloat16, channel_mult=[1, 2])
@@ -66,6 +87,14 @@ def test_networks_of_the_same_fields_are_the_same(kind):
     assert one.channel_mult == (1, 2)
     assert one != kind(channel_mult=(1, 2))
     assert kind(blocks=np.int64(3)) == kind(blocks=3)
+
+
+@pytest.mark.parametrize("kind", [DiT, MMDiT])
+def test_transformers_of_the_same_fields_are_the_same(kind):
+    one = kind(dtype="bfloat16", mlp_ratio=2, inlets=[["label", Classes(3)]])
+    assert one == kind(dtype=jnp.bfloat16, mlp_ratio=2.0, inlets=(("label", Classes(3)),))
+    assert hash(one) == hash(kind(dtype="bfloat16", mlp_ratio=2, inlets=(("label", Classes(3)),)))
+    assert one != kind(dtype="bfloat16", mlp_ratio=2)
 
 
 def test_time_steps_are_asked_for_where_they_are_used():

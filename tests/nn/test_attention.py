@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import cross_attention, double, random_variables, self_attention
+from networks import attended, cross_attention, dense, double, random_variables, self_attention
 from scipy import special
 
-from cfg_jax.nn import AttentionPool, CrossAttention, GroupNorm, SelfAttention
+from cfg_jax.nn import AttentionPool, CrossAttention, GroupNorm, SelfAttention, attend
 
 RNG = np.random.default_rng(0)
 
@@ -99,3 +99,70 @@ def test_cross_attention_is_that_of_every_position_to_the_sequence(data, heads):
     np.testing.assert_allclose(module.apply(variables, *args), want, rtol=1e-4, atol=1e-4)
     start = module.init(jax.random.key(0), *args)
     np.testing.assert_array_equal(module.apply(start, *args), args[0])
+
+
+@pytest.mark.parametrize(("places", "at_once"), [(15, 4), (15, 5), (15, 16), (6, 1)])
+def test_some_positions_at_a_time_are_all_of_them_and_so_are_gradients(places, at_once):
+    x = jnp.asarray(RNG.normal(size=(2, places, 8)), jnp.float32)
+    whole, parts = SelfAttention(4), SelfAttention(4, at_once=at_once)
+    variables = random_variables(whole, x)
+
+    def loss(module):
+        return jax.value_and_grad(lambda v, x: jnp.square(module.apply(v, x)).sum(), (0, 1))
+
+    got, want = loss(parts)(variables, x), loss(whole)(variables, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, want)
+
+
+def test_the_norm_of_attention_has_the_epsilon_and_groups_asked_for():
+    x = jnp.asarray(0.01 * RNG.normal(size=(2, 5, 8)), jnp.float32)
+    module = SelfAttention(4, epsilon=1e-2, groups=2)
+    variables = random_variables(module, x)
+    p = variables["params"]
+    normed = GroupNorm(1e-2, groups=2).apply({"params": p["GroupNorm_0"]}, x)
+    h = np.asarray(normed, np.float64)
+    q, k, v = np.split(dense(double(p["Dense_0"]), h), 3, axis=-1)
+    want = x + dense(double(p["Dense_1"]), attended(q, k, v, 4))
+    np.testing.assert_allclose(module.apply(variables, x), want, rtol=1e-4, atol=1e-4)
+
+
+MASK = np.array([[1, 1, 0, 1, 0], [0, 1, 0, 0, 0]], bool)
+
+
+@pytest.mark.parametrize("each", [2, 4, 8])
+def test_several_heads_attend_to_what_the_mask_lets_them(each):
+    q, k, v = (RNG.normal(size=(2, n, 8)) for n in (3, 5, 5))
+    told = [jnp.asarray(a, jnp.float32) for a in (q, k, v)]
+    got = attend(*told, each, jnp.asarray(MASK))
+    np.testing.assert_allclose(
+        got, attended(q, k, v, each, MASK[:, None, None]), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(attend(*told, each), attended(q, k, v, each), rtol=1e-4, atol=1e-5)
+
+
+def test_where_nothing_may_be_attended_to_the_result_is_zero_and_its_gradient_too():
+    q, k, v = (jnp.asarray(RNG.normal(size=(2, n, 8)), jnp.float32) for n in (3, 5, 5))
+    mask = jnp.asarray(MASK).at[1].set(False)
+    got = attend(q, k, v, 4, mask)
+    np.testing.assert_array_equal(got[1], 0.0)
+    assert np.abs(got[0]).min() > 0
+    gradients = jax.grad(lambda *a: attend(*a, 4, mask).sum(), argnums=(0, 1, 2))(q, k, v)
+    for gradient in gradients:
+        np.testing.assert_array_equal(gradient[1], 0.0)
+
+
+def test_products_and_softmax_are_float32_in_half_precision():
+    """Logits of 256 and 257 are one in bfloat16, and the weights then equal."""
+    q, k = jnp.ones((1, 1, 2), jnp.bfloat16), jnp.array([[[256, 0], [256, 1]]], jnp.bfloat16)
+    got = attend(q, k, jnp.array([[[0, 0], [1, 1]]], jnp.bfloat16), 2)
+    np.testing.assert_allclose(got.astype(jnp.float32), special.expit(0.5**0.5), atol=0.004)
+
+
+def test_cross_attention_with_a_mask_is_that_to_what_is_left():
+    x, sequence = RNG.normal(size=(2, 3, 8)), RNG.normal(size=(2, 5, 3))
+    args = jnp.asarray(x, jnp.float32), jnp.asarray(sequence, jnp.float32)
+    module = CrossAttention(4)
+    variables = random_variables(module, *args)
+    mask = np.array([[1, 1, 0, 0, 0]] * 2, bool)
+    got = module.apply(variables, *args, jnp.asarray(mask))
+    np.testing.assert_allclose(got, module.apply(variables, args[0], args[1][:, :2]), atol=1e-5)

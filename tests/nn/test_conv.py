@@ -53,3 +53,25 @@ def test_it_may_start_at_zero(sides):
     for zero in (True, False):
         got, _ = Conv(4, zero=zero).init_with_output(jnp.zeros(2, jnp.uint32), x)
         assert bool(got.any()) != zero
+
+
+@pytest.mark.parametrize("sides", [(8,), (6, 4), (3, 6, 4)])
+def test_windows_may_begin_at_what_they_stand_for(sides):
+    """Padded at the far ends alone, each window of stride 2 covers entries 2 i to 2 i + 2."""
+    x = RNG.normal(size=(2, *sides, 3))
+    module = Conv(5, stride=2, ahead=True)
+    variables = random_variables(module, jnp.asarray(x, jnp.float32))
+    p = double(variables["params"])
+    frames = x.reshape(-1, *sides[-2:], 3)
+    space = len(sides[-2:])
+    padded = np.pad(frames, ((0, 0), *((0, 1),) * space, (0, 0)))
+    want = np.zeros((len(frames), *(side // 2 for side in sides[-2:]), 5))
+    for place in np.ndindex(*want.shape[1:-1]):
+        window = padded[(slice(None), *(slice(2 * i, 2 * i + 3) for i in place))]
+        want[(slice(None), *place)] = np.tensordot(window, p["Conv_0"]["kernel"], space + 1)
+    want += p["Conv_0"]["bias"]
+    if len(sides) == 3:
+        want = want.reshape(2, 3, *want.shape[1:])
+        want = convolved(want, p["Conv_1"]["kernel"][:, None], p["Conv_1"]["bias"])
+    got = module.apply(variables, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from cfg_jax import schedules
-from cfg_jax.nn import LEVEL_FEATURES, LogSNRFeatures, TimestepFeatures
+from cfg_jax.nn import (
+    LEVEL_FEATURES,
+    FlowTimeFeatures,
+    LogSNRFeatures,
+    TimestepFeatures,
+    sincos_positions,
+)
 
 
 def test_noise_level_features_tell_levels_apart():
@@ -37,6 +43,30 @@ def test_time_steps_need_a_schedule_of_them():
         TimestepFeatures(schedule=schedules.Cosine())
     with pytest.raises(ValueError, match="schedule must be given"):
         TimestepFeatures()(jnp.zeros(1), 4)
+
+
+def test_flow_time_features_are_those_of_a_thousand_times_the_noises_share():
+    """Of t = σ / (α + σ), which the features of a network in bfloat16 are told in float32 too."""
+    t = np.array([0.981, 0.98, 0.5, 0.01])
+    logsnr = jnp.asarray(-2 * np.log(t / (1 - t)), jnp.float32)
+    got = np.asarray(FlowTimeFeatures()(logsnr, 16))
+    angles = 1000 * t[:, None] / 10_000.0 ** (np.arange(8) / 8)
+    np.testing.assert_allclose(got, np.concatenate([np.cos(angles), np.sin(angles)], 1), atol=2e-4)
+    half = FlowTimeFeatures()(logsnr.astype(jnp.bfloat16), 16)
+    assert half.dtype == jnp.float32
+    assert np.abs(got[0] - got[1]).max() > 0.1
+
+
+@pytest.mark.parametrize(("sides", "channels"), [((5,), 8), ((3, 4), 10), ((2, 3, 4), 14)])
+def test_positions_are_sines_and_cosines_of_the_place_along_each_side(sides, channels):
+    """The last side first; what cannot be shared out in pairs is zero."""
+    got = np.asarray(sincos_positions(sides, channels))
+    pairs = channels // (2 * len(sides))
+    frequencies = 10_000.0 ** (-np.arange(pairs) / pairs)
+    for place in np.ndindex(*sides):
+        want = [f(i * frequencies) for i in reversed(place) for f in (np.sin, np.cos)]
+        spare = channels - 2 * pairs * len(sides)
+        np.testing.assert_allclose(got[place], np.concatenate([*want, np.zeros(spare)]), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", LEVEL_FEATURES)

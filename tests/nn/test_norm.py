@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec
 from networks import double, normed, random_variables
 
-from cfg_jax.nn import GroupNorm
+from cfg_jax.nn import GroupNorm, Statistics, layer_norm
 
 RNG = np.random.default_rng(0)
 
@@ -199,3 +199,37 @@ def test_group_norm_in_bfloat16_keeps_its_statistics_in_float32():
     assert got.dtype == jnp.bfloat16
     want = reference(np.asarray(x, np.float64), gamma, beta, scale, shift)
     np.testing.assert_allclose(np.asarray(got, np.float64), want, rtol=2**-8, atol=2e-3)
+
+
+def test_a_part_may_be_normalised_by_the_statistics_of_its_whole():
+    x = jnp.asarray(RNG.normal(50.0, 2.0, size=(2, 6, 4, 12)), jnp.float32)
+    norm = GroupNorm(1e-3, groups=3)
+    variables = random_variables(norm, x)
+    groups = np.float64(x).reshape(2, -1, 3, 4)
+    found = (groups.mean((1, 3)), groups.var((1, 3)))
+    whole = Statistics(*(jnp.asarray(value, jnp.float32) for value in found))
+    want = norm.apply(variables, x)
+    got = norm.apply(variables, x[:, :2], statistics=whole)
+    np.testing.assert_allclose(got, want[:, :2], rtol=1e-4, atol=1e-4)
+    assert np.abs(norm.apply(variables, x[:, :2]) - want[:, :2]).max() > 0.1
+    flax_norm = nn.GroupNorm(3, epsilon=1e-3)
+    np.testing.assert_allclose(want, flax_norm.apply(variables, x), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layer_norm_scales_and_shifts_each_normalised_place(dtype):
+    """In float32, of places whose mean is large beside their deviation."""
+    x = RNG.normal(30.0, 2.0, size=(2, 3, 8))
+    x = np.asarray(jnp.asarray(x, dtype), np.float64)
+    scale, shift = RNG.normal(size=(2, 2, 8))
+    spread = np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    h = (x - x.mean(-1, keepdims=True)) / spread
+    want = h * (1 + scale[:, None]) + shift[:, None]
+    args = (jnp.asarray(a, jnp.float32) for a in (scale, shift))
+    got = layer_norm(jnp.asarray(x, dtype), *args, dtype=dtype)
+    assert got.dtype == dtype
+    np.testing.assert_allclose(
+        got.astype(jnp.float32), want, atol=1e-4 if dtype == "float32" else 0.03
+    )
+    plain = layer_norm(jnp.asarray(x, jnp.float32), epsilon=1.0)
+    np.testing.assert_allclose(plain, h * spread / np.sqrt(spread**2 + 1), atol=1e-4)

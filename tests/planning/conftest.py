@@ -10,7 +10,7 @@ import pytest
 import cfg_jax
 from cfg_jax.blueprint import blueprint
 from cfg_jax.data.dataset import LABEL
-from cfg_jax.model import Model, of_blueprint
+from cfg_jax.model import Model
 from cfg_jax.parts import Facts
 from cfg_jax.planning.chips import Chip
 from cfg_jax.planning.topology import Topology
@@ -40,6 +40,6 @@ def pupil(monkeypatch):
     plan = blueprint(recipes_of_mine.teacher(), Facts((8, 8, 1), tuple("0123456789"), LABEL))
     shapes = jax.eval_shape(plan.init, jax.random.key(0))
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    teacher = Model(**of_blueprint(plan, params)).denoiser
+    teacher = Model(**plan.model(params)).denoiser
     monkeypatch.setattr(cfg_jax, "load", lambda path: types.SimpleNamespace(denoiser=teacher))
     return recipes_of_mine.get_config(), teacher

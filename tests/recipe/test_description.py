@@ -174,7 +174,7 @@ def without(name):
     [
         ("{", "Expecting property name"),
         ("[" * 100_000, "recursion"),
-        ([], "list"),
+        ([], "it should be an object with a config, got []"),
         ({}, "it has no 'arrays'"),
         (broken(shape=3), "3 is no shape"),
         (broken(shape=[-1]), "is no shape"),

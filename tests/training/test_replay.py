@@ -50,7 +50,7 @@ def test_labels_are_those_of_the_batch(run):
     config, workdir = run
     found = replay.replay(config, workdir, 5)
     data = Digits().open("train")
-    batch = next(loop.stream(config, data, 4))
+    batch = next(loop.stream(config, data, blueprint(config, data.facts), 4))
     for example in found.examples:
         assert example["label"] == batch["label"][example["example"] - 64]
         assert -20 <= example["logsnr"] <= 20

@@ -1,0 +1,238 @@
+"""A folder or zip of pictures with captions: a table beside them, or a text file a picture."""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from cfg_jax.data import fields, tree
+from cfg_jax.data.dataset import (
+    IN_MEMORY,
+    SKIPPING,
+    ArraySource,
+    Dataset,
+    Kind,
+    Source,
+    UnreadableError,
+    check_split,
+    load,
+    reason,
+)
+from cfg_jax.data.folder import IMAGES, both, fingerprint
+from cfg_jax.data.pixels import decoded
+from cfg_jax.data.tree import Tree, shown
+
+TABLES = ("metadata.jsonl", "metadata.csv")
+"""Names of the tables, each looked for beside the pictures."""
+
+PICTURES = dataclasses.replace(IMAGES, beside=(*TABLES, ".txt"))
+
+Captions = Mapping[str, tuple[str, ...]]
+"""The captions of each picture, by its name in the tree."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Captioned(Kind):
+    """Pictures of a folder or zip with their captions, "text", each picture with one or more.
+
+    A folder of pictures has a table of their captions, or each picture IMAGE.png a file IMAGE.txt
+    beside it. The table is metadata.jsonl, a line {"file_name": "IMAGE.png", "text": "a caption"}
+    a picture, whose text may be a list, or metadata.csv with columns file_name and text, where
+    lines of one picture are its captions. Folders train and test are splits.
+
+    Attributes:
+      path: the folder or zip.
+      test_path: another of held-out pictures; "" takes the folder test of `path`, or holds out a
+        part of it.
+      held_out: that part, between 0 and 1, the same pictures every time.
+      image_size: side of the square that pictures are resized and cropped to, at most 16,384; 0 if
+        all have one size.
+      channels: 1 (grey) or 3 (RGB).
+      background: red, green and blue, 0 to 255, of what shows through transparent pictures.
+      flip: mirror half of the examples left to right; captions stay.
+      skip_bad: leave out pictures that cannot be read or have no caption, rather than raise.
+    """
+
+    path: str = ""
+    test_path: str = ""
+    held_out: float = 0.1
+    image_size: int = 0
+    channels: int = 3
+    background: tuple[int, int, int] = (255, 255, 255)
+    flip: bool = False
+    skip_bad: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        fields.needed("path", self.path, "a folder or zip of pictures with captions")
+        fields.path("test_path", self.test_path)
+        fields.share("held_out", self.held_out)
+        fields.whole("image_size", self.image_size, 0, fields.SIDE, why=" (as stored)")
+        fields.one_of("channels", self.channels, (1, 3), "1 (grey) or 3 (RGB)")
+        fields.colour("background", self.background)
+        fields.flag("flip", self.flip)
+        fields.flag("skip_bad", self.skip_bad)
+
+    def open(self, split: str) -> Dataset:
+        """As `Kind.open`; pictures that take 256 MiB or less in all are read once."""
+        check_split(split)
+        found = both(self.path, self.test_path, self.held_out, PICTURES)
+        there, files = found[split]
+        texts = captions(there)
+        missing = [file for file in files if file not in texts]
+        if missing and not self.skip_bad:
+            raise ValueError(
+                f"{shown(self.path)}: the picture {shown(missing[0])} has no caption; {SKIPPING}"
+            )
+        files = [file for file in files if file in texts]
+        if not files:
+            raise ValueError(f"{shown(self.path)} holds no picture with a caption")
+        source: Source = _Pictures(there, files, texts, self, ())
+        shape = self._first(source)
+        source = _Pictures(there, files, texts, self, shape)
+        if len(files) * shape[0] * shape[1] * shape[2] <= IN_MEMORY:
+            source = load(source, skip_bad=self.skip_bad)
+        return Dataset(
+            source=source,
+            shape=shape,
+            class_names=(),
+            name="captioned",
+            split=split,
+            texts=("text",),
+            fingerprint=self._fingerprint(found),
+            flip=self.flip,
+            skip_bad=self.skip_bad,
+            workers=0 if isinstance(source, ArraySource) else self.workers,
+        )
+
+    def _first(self, source: Source) -> tuple[int, ...]:
+        """The shape of the first picture that can be read."""
+        if self.image_size:
+            return self.image_size, self.image_size, self.channels
+        bad: list[UnreadableError] = []
+        for index in range(len(source)):
+            try:
+                return source[index]["x"].shape
+            except UnreadableError as error:
+                bad.append(error)
+                if not self.skip_bad:
+                    raise UnreadableError(f"{error}; {SKIPPING}") from error
+        raise ValueError(f"none of {len(bad)} pictures can be read, such as {bad[0]}")
+
+    def _fingerprint(self, found: Mapping[str, Any]) -> str:
+        tables = [sorted(captions(there).items()) for there, _ in found.values()]
+        return fingerprint(found) + tree.digest(tables)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pictures:
+    """Random access to the pictures of a tree and their captions."""
+
+    tree: Tree
+    files: Sequence[str]
+    texts: Captions
+    settings: Captioned
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        file, settings = self.files[index], self.settings
+        where = f"{shown(self.tree.path)}: the picture {shown(file)}"
+        try:
+            x = decoded(
+                self.tree.read(file),
+                image_size=settings.image_size,
+                channels=settings.channels,
+                background=settings.background,
+            )
+        except Exception as error:  # Damaged files make decoders raise anything.
+            raise UnreadableError(f"{where} cannot be read ({reason(error)})") from error
+        if self.shape and x.shape != self.shape:
+            raise UnreadableError(
+                f"{where} is {x.shape[:2]} where the first is {self.shape[:2]} (height, width): "
+                "image_size brings all to one size"
+            )
+        return {"x": x, "text": self.texts[file]}
+
+
+def captions(there: Tree) -> Captions:
+    """The captions of a tree's pictures: those of tables, else of text files beside them.
+
+    Raises:
+      ValueError: A table or text file is damaged, or names a picture that is not there; the line is
+        named.
+    """
+    folders = sorted({os.path.dirname(file) for file in there.files} | {""})
+    found: dict[str, list[str]] = {}
+    tables = [
+        (folder, f"{folder}/{name}" if folder else name) for folder in folders for name in TABLES
+    ]
+    held = [(folder, table) for folder, table in tables if table in there.others]
+    for folder, table in held:
+        for number, name, texts in _rows(there, table):
+            file = os.path.normpath(os.path.join(folder, name)).replace(os.sep, "/")
+            if file not in set(there.files):
+                raise ValueError(
+                    f"{shown(there.path)}: line {number} of {table} names {name!r}, and there is "
+                    "no such picture"
+                )
+            found.setdefault(file, []).extend(texts)
+    if not held:
+        beside = {file: str(PurePosixPath(file).with_suffix(".txt")) for file in there.files}
+        found = {
+            file: [_text(there, text).strip()]
+            for file, text in beside.items()
+            if text in there.others
+        }
+    return {file: tuple(texts) for file, texts in found.items()}
+
+
+def _rows(there: Tree, table: str) -> Iterator[tuple[int, str, list[str]]]:
+    """The lines of a table: their number, the picture's name, its captions."""
+    text = _text(there, table)
+    read = _json_lines if table.endswith(".jsonl") else _csv_lines
+    for number, row in read(text):
+        try:
+            entry = row() if callable(row) else row
+            name, said = entry["file_name"], entry["text"]
+            texts = said if isinstance(said, list) else [said]
+            if not isinstance(name, str) or not texts or not all(isinstance(t, str) for t in texts):
+                raise TypeError("file_name and text must be text")
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f'{shown(there.path)}: line {number} of {table} is no {{"file_name": …, "text": '
+                f"…}} ({reason(error)})"
+            ) from None
+        yield number, name, texts
+
+
+def _json_lines(text: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, lambda line=line: json.loads(line)
+
+
+def _csv_lines(text: str) -> Iterator[tuple[int, Any]]:
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    for row in rows:
+        yield rows.line_num, row
+
+
+def _text(there: Tree, file: str) -> str:
+    """A text file's content.
+
+    Raises:
+      ValueError: It cannot be read as UTF-8.
+    """
+    try:
+        return there.read(file).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{shown(there.path)}: {shown(file)} cannot be read ({reason(error)})"
+        ) from None

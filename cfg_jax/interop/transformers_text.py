@@ -1,0 +1,204 @@
+"""Reads the text encoders of transformers: CLIP's, with a projection or without, and T5's encoder.
+
+Only names and layouts differ: a dense layer's matrix is (out, in) there and (in, out) here.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from cfg_jax.diffusion.checks import told
+from cfg_jax.interop.tensors import check_shapes
+from cfg_jax.text import CLIPText, T5Encoder
+
+Encoder = CLIPText | T5Encoder
+Path = tuple[str, ...]
+"""Where an array lies among our parameters: ("blocks_0", "up", "kernel")."""
+
+LARGEST_END = 2
+"""The id of the end in configurations that pool where a row's id is the largest."""
+
+
+def encoder(config: Mapping[str, Any]) -> Encoder:
+    """The text encoder of a config.json.
+
+    Args:
+      config: What the file holds. A CLIP encoder has a projection if its `architectures` say so.
+
+    Raises:
+      ValueError: It is of another model, lacks an entry, or asks for what the encoders do not do.
+    """
+    kind = config.get("model_type")
+    if kind not in ENCODERS:
+        raise ValueError(f"model_type must be one of {', '.join(ENCODERS)}, got {told(kind)}")
+    try:
+        return ENCODERS[kind](config)
+    except KeyError as error:
+        raise ValueError(f"the configuration of the text encoder lacks {error}") from None
+
+
+def _clip(config: Mapping[str, Any]) -> CLIPText:
+    _only(config, "layer_norm_eps", 1e-5)
+    projects = "CLIPTextModelWithProjection" in (config.get("architectures") or ())
+    end = config.get("eos_token_id", 49_407)
+    return CLIPText(
+        vocabulary=config["vocab_size"],
+        width=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        length=config["max_position_embeddings"],
+        hidden=config["intermediate_size"],
+        activation=config["hidden_act"],
+        projection=config.get("projection_dim", 512) if projects else None,
+        pool="argmax" if end == LARGEST_END else "first_eos",
+        eos=end,
+    )
+
+
+def _t5(config: Mapping[str, Any]) -> T5Encoder:
+    _only(config, "layer_norm_epsilon", 1e-6)
+    forwards = {"gated-gelu": "gated_gelu", "relu": "relu"}
+    forward = config.get("feed_forward_proj", "relu")
+    if forward not in forwards:
+        raise ValueError(
+            f"feed_forward_proj must be one of {', '.join(forwards)}, got {told(forward)}"
+        )
+    return T5Encoder(
+        vocabulary=config["vocab_size"],
+        width=config["d_model"],
+        layers=config["num_layers"],
+        heads=config["num_heads"],
+        head_channels=config["d_kv"],
+        hidden=config["d_ff"],
+        feed_forward=forwards[forward],
+        buckets=config["relative_attention_num_buckets"],
+        distance=config.get("relative_attention_max_distance", 128),
+        masked=False,
+    )
+
+
+ENCODERS: dict[str, Callable[[Mapping[str, Any]], Encoder]] = {"clip_text_model": _clip, "t5": _t5}
+"""How a configuration is read, by its `model_type`."""
+
+
+def _only(config: Mapping[str, Any], name: str, value: float) -> None:
+    if config.get(name, value) != value:
+        raise ValueError(f"{name} must be {value:g}, got {told(config[name])}")
+
+
+def tensor_shapes(network: Encoder) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a text encoder's tensors."""
+    return {name: shape for name, (_, shape) in _tensors(network).items()}
+
+
+def parameters(tensors: Mapping[str, np.ndarray], network: Encoder) -> dict[str, Any]:
+    """A text encoder's variables from a state dictionary.
+
+    CLIP's names may have `text_model.` before them or not, and T5's table of embeddings either of
+    its two names; buffers of position ids are left out.
+
+    Args:
+      tensors: Arrays by the names of transformers' modules.
+      network: The encoder that they are of.
+
+    Returns:
+      {"params": ...} of float32, as the encoder's `apply` takes them.
+
+    Raises:
+      ValueError: They are of another encoder: tensors are missing, unexpected or of other shapes,
+        or the two tables of T5 differ.
+    """
+    given = _own_names(tensors, network)
+    wanted = _tensors(network)
+    check_shapes(
+        {name: np.shape(tensor) for name, tensor in given.items()},
+        {name: shape for name, (_, shape) in wanted.items()},
+    )
+    ours = {}
+    for name, (path, _) in wanted.items():
+        value = np.asarray(given[name], np.float32)
+        ours[path] = jnp.asarray(value.T if path[-1] == "kernel" else value)
+    return {"params": traverse_util.unflatten_dict(ours)}
+
+
+CLIP_NAMES = {
+    "tokens": "embeddings.token_embedding",
+    "positions": "embeddings.position_embedding",
+    "norm": "final_layer_norm",
+    "project": "text_projection",
+    "norm_1": "layer_norm1",
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "out": "self_attn.out_proj",
+    "norm_2": "layer_norm2",
+    "up": "mlp.fc1",
+    "down": "mlp.fc2",
+}
+T5_NAMES = {
+    "tokens": "shared",
+    "distances": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
+    "norm": "encoder.final_layer_norm",
+    "norm_1": "layer.0.layer_norm",
+    "q": "layer.0.SelfAttention.q",
+    "k": "layer.0.SelfAttention.k",
+    "v": "layer.0.SelfAttention.v",
+    "out": "layer.0.SelfAttention.o",
+    "norm_2": "layer.1.layer_norm",
+    "gate": "layer.1.DenseReluDense.wi_0",
+    "up": "layer.1.DenseReluDense.wi_1",
+    "down": "layer.1.DenseReluDense.wo",
+}
+"""Their names of our modules: of the encoder, and within a block."""
+
+
+def _tensors(network: Encoder) -> dict[str, tuple[Path, tuple[int, ...]]]:
+    """By their names, where the tensors lie among our parameters, and their shapes there."""
+    row = jax.ShapeDtypeStruct((1, 1), jnp.int32), jax.ShapeDtypeStruct((1, 1), jnp.bool_)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), *row)["params"]
+    return {
+        _their_name(path, network): (
+            path,
+            leaf.shape[::-1] if path[-1] == "kernel" else leaf.shape,
+        )
+        for path, leaf in traverse_util.flatten_dict(shapes).items()
+    }
+
+
+def _their_name(path: Path, network: Encoder) -> str:
+    clip = isinstance(network, CLIPText)
+    names = CLIP_NAMES if clip else T5_NAMES
+    if not clip and network.feed_forward == "relu":
+        names = names | {"up": "layer.1.DenseReluDense.wi"}
+    module = path[0]
+    if module.startswith("blocks_"):
+        blocks = "encoder.layers" if clip else "encoder.block"
+        name = f"{blocks}.{module.removeprefix('blocks_')}.{names[path[1]]}"
+    else:
+        name = names[module]
+    return f"{name}.{'bias' if path[-1] == 'bias' else 'weight'}"
+
+
+SAME = {"encoder.embed_tokens.weight": "shared.weight"}
+"""T5's table is stored by both names, or by either."""
+
+
+def _own_names(tensors: Mapping[str, np.ndarray], network: Encoder) -> dict[str, np.ndarray]:
+    """The tensors by the names that `_tensors` has."""
+    if isinstance(network, CLIPText):
+        return {
+            name.removeprefix("text_model."): tensor
+            for name, tensor in tensors.items()
+            if not name.endswith("embeddings.position_ids")
+        }
+    given: dict[str, np.ndarray] = {}
+    for name, tensor in tensors.items():
+        own = SAME.get(name, name)
+        if own in given and not np.array_equal(given[own], tensor):
+            raise ValueError(f"{', '.join([*SAME, *SAME.values()])}: the two tables differ")
+        given[own] = tensor
+    return given

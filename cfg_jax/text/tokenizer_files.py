@@ -1,0 +1,286 @@
+"""Reads the tokenizer folders of CLIP and T5, as transformers writes them, old or new."""
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+)
+
+from cfg_jax.diffusion.checks import told
+
+CONFIG, MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
+WHOLE = "tokenizer.json"
+
+ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
+"""The special tokens that the files name."""
+
+CLIP_TOKENS = {
+    "bos_token": "<|startoftext|>",
+    "eos_token": "<|endoftext|>",
+    "unk_token": "<|endoftext|>",
+    "pad_token": "<|endoftext|>",
+}
+T5_TOKENS = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+"""What the special tokens are where no file names them."""
+
+CLIP_WORDS = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+)
+"""What byte pairs never cross: endings, letters, one digit, other signs (CLIP's tokenizer)."""
+
+END_OF_WORD = "</w>"
+
+SPARE = 16
+"""Small vocabularies for tests hold a few entries that no merge makes; more are a cut file."""
+
+
+class Made(NamedTuple):
+    """What a folder gives of a `Tokenizer`; its attributes are described there."""
+
+    json: str
+    bos: int | None
+    eos: int
+    pad: int
+
+
+def clip(folder: str | Path) -> Made:
+    """Reads CLIP's tokenizer; the splitting into words is always CLIP's own.
+
+    Raises:
+      ValueError: A file is missing or damaged; it is named.
+    """
+    root = _folder(folder)
+    vocabulary, merges, where = _byte_pairs(root)
+    roles, added = _special_tokens(root, CLIP_TOKENS)
+    names = {token.content for token in [*roles.values(), *added.values()]}
+    _check_merges(vocabulary, merges, names, where)
+    made = Tokenizer(
+        models.BPE(
+            vocab=vocabulary,
+            merges=merges,
+            unk_token=roles["unk_token"].content,
+            end_of_word_suffix=END_OF_WORD,
+            continuing_subword_prefix="",
+            fuse_unk=False,
+        )
+    )
+    made.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    words = pre_tokenizers.Split(Regex(CLIP_WORDS), behavior="removed", invert=True)
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.pre_tokenizer = pre_tokenizers.Sequence([words, to_bytes])
+    made.decoder = decoders.ByteLevel()
+    return _finished(root, made, roles, added)
+
+
+def t5(folder: str | Path) -> Made:
+    """Reads T5's tokenizer, a unigram model of words that begin with "▁".
+
+    Raises:
+      ValueError: A file is missing or damaged; it is named.
+    """
+    root = _folder(folder)
+    path = root / WHOLE
+    if not path.is_file() and any(root.glob("*.model")):
+        raise ValueError(
+            f"{root} holds a SentencePiece model without {WHOLE}: load the folder by "
+            f"transformers and save it again, which writes {WHOLE}"
+        )
+    held = _object(path)
+    model = held.get("model")
+    if not isinstance(model, Mapping) or not isinstance(model.get("vocab"), list):
+        raise ValueError(f"{path} holds no unigram model, as T5's tokenizer is")
+    try:
+        pieces = [(str(piece), float(score)) for piece, score in model["vocab"]]
+        made = Tokenizer(models.Unigram(pieces, model.get("unk_id"), byte_fallback=False))
+    except Exception as error:  # the package raises no other class
+        raise ValueError(f"{path} holds a damaged unigram model: {error}") from None
+    characters = _characters(path, held.get("normalizer"))
+    if characters is not None:
+        made.normalizer = characters
+    spaces = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=True)
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), spaces])
+    made.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always", split=True)
+    return _finished(root, made, *_special_tokens(root, T5_TOKENS))
+
+
+def _finished(
+    root: Path, made: Tokenizer, roles: dict[str, AddedToken], added: dict[int, AddedToken]
+) -> Made:
+    """Adds the special tokens, and looks their ids up."""
+    known = {token.content for token in added.values()}
+    others = [token for token in roles.values() if token.content not in known]
+    made.add_tokens([*(added[i] for i in sorted(added)), *others])
+    for i, token in added.items():
+        if made.token_to_id(token.content) != i:
+            raise ValueError(
+                f"{root}: the added token {token.content!r} has the id {i} there, "
+                f"and {made.token_to_id(token.content)} by the vocabulary"
+            )
+    ids = {}
+    for role, token in roles.items():
+        found = made.token_to_id(token.content)
+        if found is None:
+            raise ValueError(f"{root}: the {role} {token.content!r} is not in the vocabulary")
+        ids[role] = found
+    return Made(made.to_str(), ids.get("bos_token"), ids["eos_token"], ids["pad_token"])
+
+
+def _byte_pairs(root: Path) -> tuple[dict[str, int], list[tuple[str, str]], Path]:
+    """Vocabulary and merges of a folder, and the file that holds the merges."""
+    whole, merges = root / WHOLE, root / "merges.txt"
+    if whole.is_file():
+        model = _object(whole).get("model")
+        model = model if isinstance(model, Mapping) else {}
+        pairs = model.get("merges")
+        if not isinstance(pairs, list):
+            raise ValueError(f"{whole} holds no byte pairs, as CLIP's tokenizer are")
+        split = [pair.split(" ") if isinstance(pair, str) else pair for pair in pairs]
+        return _vocabulary(whole, model.get("vocab")), _pairs(whole, split), whole
+    if not (root / "vocab.json").is_file() and not merges.is_file():
+        raise ValueError(f"{root} holds neither {WHOLE} nor vocab.json and merges.txt")
+    vocabulary = _vocabulary(root / "vocab.json", _object(root / "vocab.json"))
+    lines = _read(merges).split("\n")
+    headed = lines[0].startswith("#version")
+    return vocabulary, _pairs(merges, [line.split(" ") for line in lines[headed:] if line]), merges
+
+
+def _vocabulary(path: Path, held: Any) -> dict[str, int]:
+    if not isinstance(held, Mapping) or not all(type(i) is int and i >= 0 for i in held.values()):
+        raise ValueError(f"{path} holds no vocabulary: ids by their tokens")
+    return dict(held)
+
+
+def _pairs(path: Path, held: list[Any]) -> list[tuple[str, str]]:
+    for number, pair in enumerate(held, 1):
+        if not isinstance(pair, list) or [type(token) for token in pair] != [str, str]:
+            raise ValueError(f"{path}: merge {number} is no pair of tokens, but {told(pair)}")
+    return [(first, second) for first, second in held]
+
+
+def _check_merges(
+    vocabulary: dict[str, int], merges: list[tuple[str, str]], names: set[str], where: Path
+) -> None:
+    """Raises ValueError where the merges and the vocabulary are not of each other."""
+    made = {first + second for first, second in merges}
+    for token in made:
+        if token not in vocabulary:
+            raise ValueError(f"{where} makes {token!r}, which the vocabulary has not")
+    loose = [
+        token
+        for token in vocabulary
+        if len(token.removesuffix(END_OF_WORD)) > 1 and token not in made and token not in names
+    ]
+    if len(loose) > SPARE:
+        raise ValueError(
+            f"{where} is cut short: it makes {len(loose)} tokens of the vocabulary not, "
+            f"such as {loose[-1]!r}"
+        )
+
+
+def _special_tokens(
+    root: Path, usual: Mapping[str, str]
+) -> tuple[dict[str, AddedToken], dict[int, AddedToken]]:
+    """The special tokens by their roles, and all added tokens by their ids.
+
+    Where tokenizer_config.json lists the added tokens, it alone counts; in older folders the other
+    files name them, and special_tokens_map.json has the last word, as in transformers.
+    """
+    config = _object_if_there(root / CONFIG)
+    named = {role: (root / CONFIG, config[role]) for role in usual if config.get(role)}
+    listed = config.get("added_tokens_decoder")
+    added = {}
+    if listed is not None:
+        added = _added(root / CONFIG, listed)
+    else:
+        mapped = _object_if_there(root / MAP)
+        named |= {role: (root / MAP, mapped[role]) for role in usual if mapped.get(role)}
+        special = {_token(*value).content for value in named.values()}
+        for content, i in _object_if_there(root / ADDED).items():
+            fields = {"content": content, "normalized": content not in special}
+            added |= _added(root / ADDED, {i: fields | {"special": content in special}})
+        held = _object_if_there(root / WHOLE).get("added_tokens") or []
+        try:
+            added |= _added(root / WHOLE, {entry["id"]: entry for entry in held})
+        except (TypeError, KeyError):
+            raise ValueError(f"{root / WHOLE}: its added_tokens are damaged") from None
+    roles = {role: _token(root, content) for role, content in usual.items()}
+    roles |= {role: _token(*value) for role, value in named.items()}
+    contents = {token.content: token for token in added.values()}
+    return {role: contents.get(token.content, token) for role, token in roles.items()}, added
+
+
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+"""What the files say of a token beside its content."""
+
+
+def _added(path: Path, listed: Any) -> dict[int, AddedToken]:
+    try:
+        return {int(i): _token(path, token, special=False) for i, token in listed.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its added tokens are damaged: {error}") from None
+
+
+def _token(path: Path, value: Any, special: bool = True) -> AddedToken:
+    """A token of its content, or of a dictionary with content and flags."""
+    fields = {"content": value} if isinstance(value, str) else value
+    if not isinstance(fields, Mapping) or not isinstance(fields.get("content"), str):
+        raise ValueError(f"{path} names a special token that is none: {told(value)}")
+    flags = {flag: bool(fields[flag]) for flag in FLAGS if flag in fields}
+    if special:
+        flags["special"] = True
+    return AddedToken(fields["content"], **flags)
+
+
+def _characters(path: Path, normalizer: Any) -> normalizers.Normalizer | None:
+    """SentencePiece's table of characters, in the normalizer or a sequence of them."""
+    entries = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
+    for entry in entries:
+        if isinstance(entry, dict) and entry.get("precompiled_charsmap"):
+            try:
+                table = base64.b64decode(entry["precompiled_charsmap"], validate=True)
+                return normalizers.Precompiled(table)
+            except Exception:  # the package raises no other class
+                raise ValueError(f"{path}: its precompiled_charsmap is damaged") from None
+    return None
+
+
+def _folder(folder: str | Path) -> Path:
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"{root} is no folder")
+    return root
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        raise ValueError(f"{path.parent} holds no {path.name}")
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        held = json.loads(_read(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON, or cut short: {error}") from None
+    if not isinstance(held, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return held
+
+
+def _object_if_there(path: Path) -> dict[str, Any]:
+    return _object(path) if path.exists() else {}

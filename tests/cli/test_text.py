@@ -1,0 +1,105 @@
+"""Captions from data to picture: trained along, kept with the run, asked for by commands."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cfg_jax
+from cfg_jax import exchange, recipe
+from cfg_jax.conditions import Text
+from cfg_jax.data import Scenes
+from cfg_jax.run import load_run
+from cfg_jax.runtime.checkpoints import Checkpoints
+from cfg_jax.text import CLIPText
+from cfg_jax.training.loop import train
+
+PROMPTS = ["a red three left of a blue seven", "a white zero"]
+
+
+def tiny():
+    config = recipe.default()
+    config.data = recipe.node(Scenes, scenes=64)
+    del config.condition.label
+    encoder = recipe.node(CLIPText, width=8, layers=1, heads=2, activation="gelu", pool="argmax")
+    config.condition.text = recipe.node(Text, vocabulary=300, length=40, encoder=encoder)
+    config.network.channels = 8
+    config.network.channel_mult = (1, 1)
+    config.network.blocks = 1
+    config.network.attention_resolutions = (16,)
+    config.network.head_channels = 8
+    config.optimiser.learning_rate = 1e-2
+    config.train.steps = 4
+    config.train.batch_size = 16
+    config.train.checkpoint_every = 2
+    config.train.log_every = 2
+    config.train.sample_every = 4
+    config.sample.steps = 2
+    config.sample.w = 1.0
+    return config
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    place = tmp_path_factory.mktemp("text") / "run"
+    train(tiny(), place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def run(workdir):
+    return load_run(workdir)
+
+
+def test_every_parameter_of_the_encoder_that_captions_reach_moves(workdir, run):
+    with Checkpoints(workdir) as checkpoints:
+        first = checkpoints.restore_ema(2, {"0": run.params})["0"]
+        last = checkpoints.restore_ema(4, {"0": run.params})["0"]
+    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), first, last)["encoders"]
+    still = [jax.tree_util.keystr(p) for p, m in jax.tree.leaves_with_path(moved) if not m]
+    assert still == []
+
+
+def test_a_page_is_drawn(workdir):
+    assert (workdir / "samples" / "4.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_file_and_a_run_of_it_sample_what_the_run_does(run, tmp_path):
+    def drawn(model):
+        return np.asarray(model.sample(jax.random.key(0), text=PROMPTS))
+
+    exchange.export(run, tmp_path / "text.safetensors")
+    exchange.import_run(tmp_path / "text.safetensors", tmp_path / "imported")
+    wanted = drawn(run)
+    for place in ("text.safetensors", "imported"):
+        np.testing.assert_array_equal(drawn(cfg_jax.load(tmp_path / place)), wanted)
+
+
+def test_prompts_are_flags(command, workdir, tmp_path):
+    def done(*argv):
+        code, _, err = command(*argv)
+        assert code == 0, err
+
+    asked = ("sample", "--workdir", workdir, "--per-label", 2, "--w", 2)
+    named = tmp_path / "prompts.npz"
+    done(*asked, "--prompt", PROMPTS[0], "--negative", PROMPTS[1], "--out", named)
+    assert np.load(named)["arr_0"].shape == (2, 32, 32, 3)
+    plain = tmp_path / "plain.npz"
+    done(*asked, "--prompt", PROMPTS[0], "--out", plain)
+    assert not np.array_equal(np.load(named)["arr_0"], np.load(plain)["arr_0"])
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    page = tmp_path / "page.png"
+    done(*asked, "--prompt", f"@{tmp_path / 'prompts.txt'}", "--out", page)
+    assert page.exists()
+    done("sample", "--workdir", workdir, "--per-label", 3, "--out", tmp_path / "lent.npz")
+    assert len(np.load(tmp_path / "lent.npz")["arr_0"]) == 3
+
+
+def test_a_text_for_a_model_without_one_and_the_reverse_are_refused(refused, workdir, trained):
+    out = ("--out", "x.png")
+    assert "prompt" in refused("sample", "--workdir", trained, "--prompt", "a", *out)
+    assert "labels" in refused("sample", "--workdir", workdir, "--labels", "3", *out)
+    with pytest.raises(ValueError, match="the model takes label; got text"):
+        load_run(trained).sample(jax.random.key(0), text=["a"])
+    with pytest.raises(ValueError, match="the model takes text; got label"):
+        load_run(workdir).sample(jax.random.key(0), label=[3])

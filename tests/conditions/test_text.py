@@ -1,0 +1,189 @@
+"""Captions: tokens on the host, an encoder that is trained along, padding that nobody sees."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cfg_jax import conditions, recipe
+from cfg_jax.blueprint import blueprint
+from cfg_jax.conditions import Text
+from cfg_jax.model import Model
+from cfg_jax.parts import Facts, Sequence
+from cfg_jax.sampling import fronts
+from cfg_jax.text import CLIPText, Tokens
+
+FACTS = Facts((8, 8, 1), texts=("text",))
+CAPTIONS = ["a red three", "a blue seven left of a red three", "a white one below a red two"]
+ENCODER = CLIPText(width=8, layers=1, heads=2, activation="gelu", pool="argmax")
+
+
+def text(**fields):
+    made = Text(vocabulary=300, length=12, encoder=ENCODER, **fields)
+    return made.bind("text", FACTS)
+
+
+def tiny():
+    config = recipe.default()
+    del config.condition.label
+    encoder = recipe.node(CLIPText, width=8, layers=1, heads=2, activation="gelu", pool="argmax")
+    config.condition.text = recipe.node(Text, vocabulary=300, length=12, encoder=encoder)
+    config.network.channels = 8
+    config.network.channel_mult = (1,)
+    config.network.blocks = 1
+    config.network.attention_resolutions = (8,)
+    config.network.head_channels = 8
+    config.sample.steps = 2
+    return config
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A model whose every parameter is random: one that starts at zero would hide the text."""
+    plan = blueprint(tiny(), FACTS, texts={"text": CAPTIONS}.__getitem__)
+    shapes = jax.eval_shape(plan.init, jax.random.key(0))
+    leaves, structure = jax.tree.flatten(shapes)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    drawn = [0.3 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+    return Model(**plan.model(jax.tree.unflatten(structure, drawn)))
+
+
+def asked(model, captions):
+    """What the network says of one z under captions."""
+    cond = model.condition(text=captions)
+    z = jax.random.normal(jax.random.key(3), (1, 8, 8, 1))
+    z = jnp.broadcast_to(z, (len(captions), 8, 8, 1))
+    return model.denoiser(z, jnp.zeros(len(captions)), cond)
+
+
+def test_it_is_shown_as_a_masked_sequence():
+    assert text().inlet == Sequence(12, 8, masked=True)
+
+
+def test_data_without_such_texts_are_refused():
+    line = "caption is a Text, and the data have no such texts; they have text"
+    with pytest.raises(ValueError, match=line):
+        Text(encoder=ENCODER).bind("caption", FACTS)
+
+
+def test_the_tokenizer_is_learned_from_the_data_and_kept_as_bytes():
+    held = text().learned(iter(CAPTIONS))
+    assert held["tokenizer"].dtype == np.uint8
+    tokens = text().given(["a red three", ""], held)
+    assert tokens.ids.shape == (2, 12)
+    assert tokens.mask.sum(1).tolist()[1] == 2
+    again = text().learned(iter(CAPTIONS[::-1]))
+    np.testing.assert_array_equal(held["tokenizer"], again["tokenizer"])
+    assert text().frozen() == {}
+
+
+def test_the_null_is_a_token_that_no_text_has():
+    held = text().learned(iter(CAPTIONS))
+    every = "".join(map(chr, range(1, 256)))
+    tokens = dataclasses.replace(text(), length=2000).given([every, *CAPTIONS], held)
+    null = text().null
+    assert null.ids[0] == 300 > tokens.ids.max()
+    assert null.mask.tolist() == [True] + [False] * 11
+
+
+@pytest.mark.parametrize("value", [3, [1, 2], [["a"]], None, b"a", np.array([1.5])])
+def test_what_is_no_text_is_refused(value):
+    with pytest.raises(ValueError, match="text must be sentences, got"):
+        text().given(value, text().learned(iter(CAPTIONS)))
+
+
+def test_texts_are_taken_as_one_a_list_an_array_or_tokens():
+    held = text().learned(iter(CAPTIONS))
+    wanted = text().given(["a red three"], held)
+    for value in ("a red three", ("a red three",), np.array(["a red three"]), wanted):
+        got = text().given(value, held)
+        assert isinstance(got, Tokens)
+        np.testing.assert_array_equal(got.ids, wanted.ids)
+
+
+def test_the_text_decides_what_the_network_says(model):
+    a, b, again = asked(model, ["a red three", "a blue seven", "a red three"])
+    assert float(jnp.abs(a - b).max()) > 1e-3
+    np.testing.assert_allclose(a, again, atol=1e-6)
+
+
+def test_padding_changes_nothing(model):
+    """Another pad, and more of it, give the same ε."""
+    tokens = model._given({"text": ["a red three"]})["text"]
+    z, level = jax.random.normal(jax.random.key(3), (1, 8, 8, 1)), jnp.zeros(1)
+    cond = model._encoded({"text": tokens})
+    wanted = model.denoiser(z, level, cond)
+    for pad in (0, 7, 299):
+        other = Tokens(np.where(tokens.mask, tokens.ids, pad), tokens.mask)
+        np.testing.assert_allclose(
+            model.denoiser(z, level, model._encoded({"text": other})), wanted, atol=1e-5
+        )
+    vectors, mask = cond["text"]
+    hidden = jnp.where(mask[..., None], vectors, 1e3)
+    np.testing.assert_allclose(
+        model.denoiser(z, level, {"text": type(cond["text"])(hidden, mask)}), wanted, atol=1e-5
+    )
+
+
+def test_the_empty_text_and_the_null_are_finite_and_differ(model):
+    null = jax.tree.map(lambda leaf: leaf[None], model.null)
+    z, level = jnp.ones((1, 8, 8, 1)), jnp.zeros(1)
+    none = model.denoiser(z, level, null)
+    empty = model.denoiser(z, level, model.condition(text=[""]))
+    assert bool(jnp.isfinite(none).all() & jnp.isfinite(empty).all())
+    assert float(jnp.abs(none - empty).max()) > 1e-4
+
+
+def test_guidance_is_between_the_text_and_what_stands_in_its_place(model):
+    z, level = jax.random.normal(jax.random.key(4), (2, 8, 8, 1)), jnp.zeros(2)
+    cond = model.condition(text=CAPTIONS[:2])
+
+    def eps(shown):
+        return model.denoiser(z, level, shown)
+
+    null = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), model.null)
+    for negative, away in (
+        (None, null),
+        ({"text": ["a white one"]}, model.condition(text=["a white one"] * 2)),
+        ({"text": CAPTIONS[1:]}, model.condition(text=CAPTIONS[1:])),
+    ):
+        plain = dataclasses.replace(model, sampling=model.sampling._replace(clip=lambda d, _: d))
+        got = plain.guided(3.0, negative=negative)(z, level, cond)
+        np.testing.assert_allclose(got, eps(cond) + 3.0 * (eps(cond) - eps(away)), atol=1e-4)
+
+
+def test_another_prompt_negative_or_strength_compiles_nothing(model):
+    def draw(prompt, negative, w):
+        return model.sample(jax.random.key(0), text=prompt, negative={"text": [negative]}, w=w)
+
+    first = draw(CAPTIONS[:2], "a white one", 1.0)
+    compiled = fronts._jitted._cache_size(), conditions.encoded._cache_size()
+    other = draw(CAPTIONS[1:], "a blue nine", 2.5)
+    assert (fronts._jitted._cache_size(), conditions.encoded._cache_size()) == compiled
+    assert not np.array_equal(first, other)
+
+
+def test_training_hides_whole_captions_as_often_as_it_is_told():
+    made = (("text", text(p_uncond=0.25)),)
+    held = made[0][1].learned(iter(CAPTIONS))
+    tokens = jax.tree.map(jnp.asarray, made[0][1].given(["a red three"] * 1000, held))
+    keys = jax.random.split(jax.random.key(0), 1000)
+    nulls = conditions.hidden_null(made)
+    shown = conditions.hidden(keys, {"text": tokens}, nulls, {"text": 0.25}, {"text": True})
+    gone = shown["text"].ids[:, 0] == 300
+    assert 0.2 < float(gone.mean()) < 0.3
+    np.testing.assert_array_equal(shown["text"].mask.sum(1)[gone], 1)
+    np.testing.assert_array_equal(shown["text"].ids[~gone], tokens.ids[~gone])
+
+
+def test_prompts_come_from_a_line_or_a_file(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red three\na blue seven\n", encoding="utf-8")
+    assert text().parse("a red three") == ["a red three"]
+    assert text().parse(f"@{tmp_path / 'prompts.txt'}") == ["a red three", "a blue seven"]
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(ValueError, match="holds no sentence"):
+        text().parse(f"@{tmp_path / 'empty.txt'}")
+    with pytest.raises(FileNotFoundError):
+        text().parse(f"@{tmp_path / 'none.txt'}")
