@@ -23,7 +23,6 @@ from cfg_jax.data.dataset import (
     reason,
 )
 from cfg_jax.data.folder import IMAGES, both, fingerprint
-from cfg_jax.data.pixels import decoded
 from cfg_jax.data.tree import Tree, shown
 
 TABLES = ("metadata.jsonl", "metadata.csv")
@@ -142,6 +141,8 @@ class _Pictures:
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        from cfg_jax.data.pixels import decoded
+
         file, settings = self.files[index], self.settings
         where = f"{shown(self.tree.path)}: the picture {shown(file)}"
         try:

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image
 
 from cfg_jax.data import fields
 from cfg_jax.data.dataset import ArraySource, Dataset, Kind, load
@@ -190,6 +189,8 @@ def _corners(rng: np.random.Generator, count: int, way: int) -> Int[np.ndarray, 
 
 
 def _enlarged(digits: UInt8[np.ndarray, "n 8 8 1"]) -> UInt8[np.ndarray, "n side side"]:
+    from PIL import Image
+
     side = (_DIGIT, _DIGIT)
     return np.stack(
         [

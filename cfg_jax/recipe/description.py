@@ -213,7 +213,9 @@ def from_json(text: str) -> Description:
         )
     except KeyError as error:
         raise ValueError(f"it has no {error}") from error
-    except (TypeError, AttributeError, RecursionError) as error:
+    except RecursionError as error:
+        raise ValueError("it has too many levels") from error
+    except (TypeError, AttributeError) as error:
         raise ValueError(f"a part of it is of another type than it should be ({error})") from error
 
 

@@ -3,18 +3,20 @@
 import dataclasses
 import functools
 import json as json_text
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
-from absl import logging
 from jaxtyping import Bool, Int
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from cfg_jax.diffusion.checks import told, whole
 from cfg_jax.text import tokenizer_files
+
+_LOG = logging.getLogger(__name__)
 
 BYTES = 256
 """Values of a byte, each a token of a learned vocabulary."""
@@ -121,7 +123,7 @@ class Tokenizer:
             rows.append(encoded.ids[: self.room])
         if lost:
             more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
-            logging.warning(
+            _LOG.warning(
                 "%d of %d texts are longer than %d tokens; cut off: %s%s",
                 len(lost),
                 len(listed),

@@ -62,12 +62,15 @@ from cfg_jax.training.program import build
 class PlainGroupNorm(nn.Module):
     """Group normalisation as Flax has it, the scale and shift applied after."""
 
+    epsilon: float = 1e-5
     dtype: str = "float32"
+    groups: int = 32
 
     @nn.compact
     def __call__(self, x, scale=None, shift=None):
         """Normalises x."""
-        h = nn.GroupNorm(int(np.gcd(32, x.shape[-1])), dtype=self.dtype)(x)
+        groups = int(np.gcd(self.groups, x.shape[-1]))
+        h = nn.GroupNorm(groups, epsilon=self.epsilon, dtype=self.dtype)(x)
         if scale is None:
             return h
         return (h * (1 + scale[:, None, None]) + shift[:, None, None]).astype(self.dtype)

@@ -101,6 +101,7 @@ def test_a_sample_is_the_pieces_put_together(upscaler):
         np.testing.assert_allclose(got, want, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_sweep_shows_the_held_out_images_that_it_enlarges(command, upscaler, tmp_path):
     ask = ("evaluate", "--workdir", upscaler, "--w", "0,1", "--samples", 20, "--batch", 16)
     code, _, err = command(*ask, "--steps", 2, "--out", tmp_path)

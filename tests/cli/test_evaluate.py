@@ -63,6 +63,7 @@ def test_the_report_holds_what_the_pieces_give(command, trained, tmp_path):
         assert (out / name).stat().st_size > 100
 
 
+@pytest.mark.slow
 def test_a_classifier_is_swept_over(command, trained, noisy, tmp_path):
     out = tmp_path / "report"
     few = ("--samples", 12, "--steps", 2, "--batch", 16, "--out", out)

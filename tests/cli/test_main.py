@@ -90,7 +90,8 @@ def test_ctrl_c_is_not_lost_where_python_drops_what_is_raised(monkeypatch, capfd
 
     def interrupted():
         Busy()
-        time.sleep(10)
+        for _ in range(200):
+            time.sleep(0.05)
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()

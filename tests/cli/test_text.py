@@ -14,6 +14,8 @@ from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.text import CLIPText
 from cfg_jax.training.loop import train
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a red three left of a blue seven", "a white zero"]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from cfg_jax.data import SOURCES
 
-NEEDED = {"Folder": {"path": "x"}, "Arrays": {"path": "x"}, "Sounds": {"path": "x"}}
+NEEDED = {name: {"path": "x"} for name in ("Folder", "Captioned", "Arrays", "Sounds")}
 NAN, INF = math.nan, math.inf
 
 NUMBERS = (-1, 10**9, 10**400, 2.5, NAN, INF, "1", None, True)
@@ -19,6 +19,7 @@ BAD = {
     "frames": (0, *NUMBERS),
     "size": (7, *NUMBERS),
     "clips": (0, *NUMBERS),
+    "scenes": (9, *NUMBERS),
     "rate": (0, 101, *NUMBERS),
     "held_out": (-1, 0, 1, 0.0, 1.0, 2, NAN, INF, -INF, "0.1", None, True, 1j),
     "channels": (0, 2, 4, -1, NAN, "3", None, True),

@@ -95,6 +95,7 @@ def test_fsdp_divides_the_state_and_gathers_each_parameter_once(plan, slice_):
     assert gathered == pytest.approx(plan.state["parameters"], rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_search_ends_at_the_largest_batch_that_the_compiler_takes(slice_, monkeypatch):
     """With a compiler that needs 100 MB and 20 MB an image, of 1 GiB."""
     made = []

@@ -66,8 +66,8 @@ def test_a_finished_run_is_left_alone(trained, capsys):
 def test_a_signal_saves_and_stops(tmp_path, monkeypatch):
     made = []
 
-    def signalling(config, *args):
-        program = build(config, *args)
+    def signalling(config, *args, **more):
+        program = build(config, *args, **more)
 
         def step(state, frozen, batch):
             made.append(1)
@@ -88,8 +88,8 @@ def test_a_signal_saves_and_stops(tmp_path, monkeypatch):
 def poisoned(*steps):
     """A program whose given steps get parameters that are not numbers, for that step alone."""
 
-    def building(config, *args):
-        program = build(config, *args)
+    def building(config, *args, **more):
+        program = build(config, *args, **more)
 
         def step(state, frozen, batch):
             if int(state.step) + 1 not in steps:
@@ -185,8 +185,8 @@ def test_a_batch_that_the_devices_do_not_divide_is_shared_by_fewer(tmp_path, mon
     config, meshed = tiny(), []
     config.train.batch_size, config.train.steps, config.train.log_every = 12, 1, 1
 
-    def watched(config, facts):
-        program = build(config, facts)
+    def watched(config, *args, **more):
+        program = build(config, *args, **more)
         meshed.append(program.mesh.size)
         return program
 
