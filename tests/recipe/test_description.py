@@ -173,7 +173,7 @@ def without(name):
     ("written", "line"),
     [
         ("{", "Expecting property name"),
-        ("[" * 100_000, "recursion"),
+        ("[" * 100_000, "it has too many levels"),
         ([], "it should be an object with a config, got []"),
         ({}, "it has no 'arrays'"),
         (broken(shape=3), "3 is no shape"),
