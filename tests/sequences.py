@@ -1,20 +1,12 @@
 """A conditioner that shows labels as sequences with a mask, for tests of networks that attend."""
 
 import dataclasses
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cfg_jax import parts
-
-
-class Tokens(NamedTuple):
-    """A sequence and which of its vectors count."""
-
-    vectors: Any
-    mask: Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,12 +22,12 @@ class Counted(parts.Conditioner):
 
     @property
     def inlet(self):
-        return parts.Sequence(self.length, 4)
+        return parts.Sequence(self.length, 4, masked=True)
 
     @property
     def null(self):
         mask = np.arange(self.length) < 1
-        return Tokens(np.zeros((self.length, 4), np.float32), mask)
+        return parts.Attended(np.zeros((self.length, 4), np.float32), mask)
 
     def read(self, params, batch, x):
         return self.given(batch["label"])
@@ -44,7 +36,9 @@ class Counted(parts.Conditioner):
         digit = jnp.asarray(value, jnp.int32)[:, None]
         angles = (digit * jnp.arange(1.0, 5.0))[:, None]
         vectors = jnp.sin(angles + jnp.arange(self.length)[:, None])
-        return Tokens(vectors, jnp.arange(self.length) <= jax.numpy.minimum(digit, self.length - 1))
+        return parts.Attended(
+            vectors, jnp.arange(self.length) <= jax.numpy.minimum(digit, self.length - 1)
+        )
 
     def lend(self, examples, x):
         return [int(example["label"]) for example in examples]

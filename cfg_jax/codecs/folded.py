@@ -1,12 +1,11 @@
 """Neighbours folded into channels: long sounds and large pictures made short and deep."""
 
 import dataclasses
-import itertools
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cfg_jax.diffusion import checks
+from cfg_jax.nn import folded, unfolded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,23 +37,11 @@ class Folded:
 
     def encode(self, x: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
         """Folds."""
-        batch, *sides, channels = x.shape
+        sides = x.shape[1:-1]
         if any(side % self.factor for side in sides):
-            raise ValueError(
-                f"Folded wants sides that are multiples of {self.factor}, got {tuple(sides)}"
-            )
-        apart = [(side // self.factor, self.factor) for side in sides]
-        h = x.reshape(batch, *itertools.chain(*apart), channels)
-        count = len(sides)
-        places, within = range(1, 2 * count, 2), range(2, 2 * count + 1, 2)
-        h = jnp.transpose(h, (0, *places, *within, 2 * count + 1))
-        return h.reshape(batch, *(side for side, _ in apart), -1)
+            raise ValueError(f"Folded wants sides that are multiples of {self.factor}, got {sides}")
+        return folded(x, (self.factor,) * len(sides))
 
     def decode(self, z: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
         """Unfolds."""
-        batch, *sides, deep = z.shape
-        count = len(sides)
-        h = z.reshape(batch, *sides, *(self.factor,) * count, deep // self.factor**count)
-        order = itertools.chain(*((1 + i, 1 + count + i) for i in range(count)))
-        h = jnp.transpose(h, (0, *order, 2 * count + 1))
-        return h.reshape(batch, *(side * self.factor for side in sides), -1)
+        return unfolded(z, (self.factor,) * (z.ndim - 2))

@@ -14,7 +14,7 @@ import numpy as np
 from flax import traverse_util
 
 from cfg_jax.interop.diffusers_autoencoder_configs import Codec, Config, codec
-from cfg_jax.interop.tensors import check_shapes
+from cfg_jax.interop.tensors import Path, check_shapes
 
 PARTS = {
     "input": "conv_in",
@@ -45,9 +45,6 @@ LEVELS = {
 
 OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """What the products of attention were called before, when they were convolutions of one entry."""
-
-Path = tuple[str, ...]
-"""Where an array lies among our parameters: ("quant", "Conv_0", "kernel")."""
 
 
 class Tensor(NamedTuple):

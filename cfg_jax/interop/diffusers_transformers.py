@@ -14,13 +14,10 @@ import numpy as np
 from flax import traverse_util
 
 from cfg_jax.diffusion.schedules import LinearBeta
-from cfg_jax.interop.tensors import check_shapes
+from cfg_jax.interop.tensors import LEAVES, Path, check_shapes, require
 from cfg_jax.networks import DiT, MMDiT
 from cfg_jax.nn import FlowTimeFeatures, TimestepFeatures
 from cfg_jax.parts import Classes, Sequence, Vector
-
-Path = tuple[str, ...]
-"""Where an array lies among our parameters: ("block0", "forward", "hidden", "kernel")."""
 
 SD3_LENGTH = 77 + 256
 """Vectors in the context of Stable Diffusion 3: CLIP's, then T5's."""
@@ -50,10 +47,10 @@ def network(config: Mapping[str, Any], length: int = SD3_LENGTH) -> DiT | MMDiT:
 
 
 def _dit(config: Mapping[str, Any], length: int) -> DiT:
-    _require(config, "norm_type", "ada_norm_zero")
-    _require(config, "activation_fn", "gelu-approximate")
-    _require(config, "attention_bias", True)
-    _require(config, "norm_elementwise_affine", False)
+    require(config, "norm_type", "ada_norm_zero")
+    require(config, "activation_fn", "gelu-approximate")
+    require(config, "attention_bias", True)
+    require(config, "norm_elementwise_affine", False)
     channels, outputs = config["in_channels"], config.get("out_channels")
     if outputs not in (None, channels, 2 * channels):
         raise ValueError(f"out_channels must be {channels} or {2 * channels}, got {outputs!r}")
@@ -68,13 +65,13 @@ def _dit(config: Mapping[str, Any], length: int) -> DiT:
 
 def _mmdit(config: Mapping[str, Any], length: int) -> MMDiT:
     size = _size(config)
-    _require(config, "caption_projection_dim", size["width"])
-    _require(config, "out_channels", config["in_channels"])
+    require(config, "caption_projection_dim", size["width"])
+    require(config, "out_channels", config["in_channels"])
     dual = tuple(config.get("dual_attention_layers", ()))
-    _require({"dual_attention_layers": dual}, "dual_attention_layers", tuple(range(len(dual))))
+    require({"dual_attention_layers": dual}, "dual_attention_layers", tuple(range(len(dual))))
     norm = config.get("qk_norm")
     if norm is not None:
-        _require(config, "qk_norm", "rms_norm")
+        require(config, "qk_norm", "rms_norm")
     return MMDiT(
         **size,
         grid=config["pos_embed_max_size"],
@@ -103,13 +100,6 @@ def _size(config: Mapping[str, Any]) -> dict[str, Any]:
         "depth": config["num_layers"],
         "heads": heads,
     }
-
-
-def _require(config: Mapping[str, Any], field: str, wanted: Any) -> None:
-    """Raises ValueError unless a field, where it is given, has the one value that we know."""
-    given = config.get(field, wanted)
-    if given != wanted:
-        raise ValueError(f"{field} must be {wanted!r}, got {given!r}")
 
 
 def parameters(
@@ -168,9 +158,6 @@ def filled(
             value = np.roll(value, value.shape[-1] // 2, axis=-1)
         values[path] = jnp.asarray(value, jnp.float32)
     return {"params": traverse_util.unflatten_dict(values)}
-
-
-LEAVES = {"scale": "weight", "kernel": "weight", "embedding": "weight", "bias": "bias"}
 
 
 def _their_name(path: Path, modules: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from flax import traverse_util
 
 from cfg_jax.diffusion.schedules import CosineBeta, DiscreteSchedule, LinearBeta
-from cfg_jax.interop.tensors import check_shapes
+from cfg_jax.interop.tensors import LEAVES, Path, check_shapes
 from cfg_jax.networks import Encoder, UNet
 from cfg_jax.nn import TimestepFeatures, head_size
 from cfg_jax.parts import Beside, Classes, Inlets
@@ -172,11 +172,7 @@ RESIDUAL = {
 }
 ATTENTION = {"GroupNorm_0": "norm", "Dense_0": "qkv", "Dense_1": "proj_out"}
 POOL = {"Dense_0": "qkv_proj", "Dense_1": "c_proj"}
-LEAVES = {"scale": "weight", "kernel": "weight", "embedding": "weight", "bias": "bias"}
-"""Their names of the parts of residual block, attention and pooling, and of a part's arrays."""
-
-Path = tuple[str, ...]
-"""Where an array lies among our parameters: ("down0_0", "Conv_0", "Conv_0", "kernel")."""
+"""Their names of the parts of residual block, attention and pooling."""
 
 
 def _tensors(arch: Architecture) -> dict[str, tuple[Path, tuple[int, ...]]]:

@@ -1,6 +1,15 @@
-"""Tensors of another project's file, compared with those that a network has."""
+"""Tensors and configs of another project's files, compared with what a network has."""
 
 from collections.abc import Mapping
+from typing import Any
+
+from cfg_jax.diffusion.checks import told
+
+Path = tuple[str, ...]
+"""Where an array lies among our parameters: ("down0_0", "Conv_0", "Conv_0", "kernel")."""
+
+LEAVES = {"scale": "weight", "kernel": "weight", "embedding": "weight", "bias": "bias"}
+"""What torch calls the arrays of a module of ours."""
 
 NAMED = 3
 """So many tensors are named in a message; the others are counted."""
@@ -37,3 +46,17 @@ def check_shapes(
 def _few(names: list[str]) -> str:
     rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + rest
+
+
+def require(config: Mapping[str, Any], field: str, wanted: Any) -> None:
+    """Raises ValueError unless a field, where it is given, has the one value that we know.
+
+    >>> from cfg_jax.interop.tensors import require
+    >>> require({"act_fn": "silu"}, "act_fn", "silu")
+    >>> require({"eps": 1e-6}, "eps", 1e-5)
+    Traceback (most recent call last):
+    ValueError: eps must be 1e-05, got 1e-06
+    """
+    given = config.get(field, wanted)
+    if given != wanted:
+        raise ValueError(f"{field} must be {wanted!r}, got {told(given)}")

@@ -12,13 +12,10 @@ import numpy as np
 from flax import traverse_util
 
 from cfg_jax.diffusion.checks import told
-from cfg_jax.interop.tensors import check_shapes
+from cfg_jax.interop.tensors import Path, check_shapes, require
 from cfg_jax.text import CLIPText, T5Encoder
 
 Encoder = CLIPText | T5Encoder
-Path = tuple[str, ...]
-"""Where an array lies among our parameters: ("blocks_0", "up", "kernel")."""
-
 LARGEST_END = 2
 """The id of the end in configurations that pool where a row's id is the largest."""
 
@@ -42,7 +39,7 @@ def encoder(config: Mapping[str, Any]) -> Encoder:
 
 
 def _clip(config: Mapping[str, Any]) -> CLIPText:
-    _only(config, "layer_norm_eps", 1e-5)
+    require(config, "layer_norm_eps", 1e-5)
     projects = "CLIPTextModelWithProjection" in (config.get("architectures") or ())
     end = config.get("eos_token_id", 49_407)
     return CLIPText(
@@ -60,7 +57,7 @@ def _clip(config: Mapping[str, Any]) -> CLIPText:
 
 
 def _t5(config: Mapping[str, Any]) -> T5Encoder:
-    _only(config, "layer_norm_epsilon", 1e-6)
+    require(config, "layer_norm_epsilon", 1e-6)
     forwards = {"gated-gelu": "gated_gelu", "relu": "relu"}
     forward = config.get("feed_forward_proj", "relu")
     if forward not in forwards:
@@ -83,11 +80,6 @@ def _t5(config: Mapping[str, Any]) -> T5Encoder:
 
 ENCODERS: dict[str, Callable[[Mapping[str, Any]], Encoder]] = {"clip_text_model": _clip, "t5": _t5}
 """How a configuration is read, by its `model_type`."""
-
-
-def _only(config: Mapping[str, Any], name: str, value: float) -> None:
-    if config.get(name, value) != value:
-        raise ValueError(f"{name} must be {value:g}, got {told(config[name])}")
 
 
 def tensor_shapes(network: Encoder) -> dict[str, tuple[int, ...]]:

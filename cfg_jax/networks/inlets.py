@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from cfg_jax.diffusion.checks import told
 from cfg_jax.nn import LogSNRFeatures
-from cfg_jax.parts import Beside, Classes, Condition, Inlets, Sequence, Vector
+from cfg_jax.parts import Attended, Beside, Classes, Condition, Inlets, Sequence, Vector
 
 OWN_NAMES = re.compile(
     r"(level|input|middle|output|(down|up)(sample)?\d).*|pool|positions|block\d+"
@@ -151,12 +151,11 @@ def sequences(inlets: Inlets, cond: Condition) -> dict[str, Any]:
     return {name: cond[name] for name, inlet in inlets if isinstance(inlet, Sequence)}
 
 
-def sequence_of(entry: Any) -> tuple[Any, Any]:
+def sequence_of(entry: Any) -> Attended:
     """A sequence's vectors, (batch, length, width), and which of them count, (batch, length).
 
     Args:
-      entry: The vectors, which all count: the second result is then None. Or a pair with attributes
-        `vectors` and `mask`.
+      entry: The vectors, which all count: the second result is then None. Or an `Attended`.
 
     >>> import jax.numpy as jnp
     >>> from cfg_jax.networks import inlets
@@ -164,4 +163,4 @@ def sequence_of(entry: Any) -> tuple[Any, Any]:
     >>> vectors.shape, mask
     ((2, 3, 4), None)
     """
-    return (entry.vectors, entry.mask) if hasattr(entry, "vectors") else (entry, None)
+    return entry if isinstance(entry, Attended) else Attended(entry, None)

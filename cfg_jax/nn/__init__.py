@@ -16,7 +16,7 @@ from cfg_jax.nn.embeddings import (
 )
 from cfg_jax.nn.fields import DTYPES, Dtype, dtype_name
 from cfg_jax.nn.norm import GroupNorm, Statistics, layer_norm
-from cfg_jax.nn.patches import cropped, grid_of, patched, unpatched
+from cfg_jax.nn.patches import cropped, folded, grid_of, patched, unfolded, unpatched
 from cfg_jax.nn.resampling import downsample, space_axes, upsample
 from cfg_jax.nn.transformer import (
     Attention,
@@ -51,12 +51,14 @@ __all__ = [
     "cropped",
     "downsample",
     "dtype_name",
+    "folded",
     "grid_of",
     "head_size",
     "layer_norm",
     "patched",
     "sincos_positions",
     "space_axes",
+    "unfolded",
     "unpatched",
     "upsample",
 ]

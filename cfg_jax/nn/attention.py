@@ -85,8 +85,7 @@ class SelfAttention(nn.Module):
         """
         channels = x.shape[-1]
         each = head_size(channels, self.head_channels, self.heads)
-        axes = tuple(range(1, x.ndim - 1)) if self.axes is None else self.axes
-        h, put_back = rows(GroupNorm(self.epsilon, self.dtype, self.groups)(x), axes)
+        h, put_back = rows(GroupNorm(self.epsilon, self.dtype, self.groups)(x), self.axes)
         qkv = nn.Dense(3 * channels, dtype=self.dtype)(h)
         q, k, v = jnp.split(qkv, 3, axis=-1)
         h = _some_at_once(q, k, v, each, self.at_once)
@@ -95,9 +94,13 @@ class SelfAttention(nn.Module):
 
 
 def rows(
-    x: Float[Array, "batch *sides channels"], axes: tuple[int, ...]
+    x: Float[Array, "batch *sides channels"], axes: tuple[int, ...] | None
 ) -> tuple[Float[Array, "rows places channels"], Callable[[Array], Array]]:
-    """The places along the axes as rows, one for each place along the others; and the way back."""
+    """The places along the axes as rows, one for each place along the others; and the way back.
+
+    None are all axes between batch and channels.
+    """
+    axes = tuple(range(1, x.ndim - 1)) if axes is None else axes
     others = [axis for axis in range(x.ndim - 1) if axis not in axes]
     order = [*others, *axes, x.ndim - 1]
     moved = x.transpose(order)

@@ -260,8 +260,7 @@ class SpatialTransformer(nn.Module):
         """
         channels = x.shape[-1]
         each = head_size(channels, self.head_channels, self.heads)
-        axes = tuple(range(1, x.ndim - 1)) if self.axes is None else self.axes
-        h, put_back = rows(GroupNorm(1e-6, self.dtype, name="norm")(x), axes)
+        h, put_back = rows(GroupNorm(1e-6, self.dtype, name="norm")(x), self.axes)
 
         def for_rows(a):
             """What belongs to an example, once for each of its rows."""

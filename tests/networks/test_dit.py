@@ -1,7 +1,6 @@
 """DiT against float64 NumPy and the published sizes, and what it depends on."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ from networks import (
 )
 
 from cfg_jax.networks import DiT
-from cfg_jax.parts import Beside, Classes, Prediction, Sequence, Vector
+from cfg_jax.parts import Attended, Beside, Classes, Prediction, Sequence, Vector
 
 RNG = np.random.default_rng(0)
 SHAPES = {"sound": (8, 2), "picture": (4, 6, 2), "video": (3, 4, 2, 2)}
@@ -28,13 +27,6 @@ LAM = jnp.array([-3.0, 4.0])
 LABEL = ("label", Classes(5))
 TINY = DiT(width=16, depth=1, heads=2, mlp_ratio=2.0, inlets=(LABEL,))
 Z, LABELS = jnp.asarray(RNG.normal(size=(2, 4, 4, 1)), jnp.float32), {"label": jnp.array([4, 1])}
-
-
-class Tokens(NamedTuple):
-    """A sequence and which of its vectors count."""
-
-    vectors: jax.Array
-    mask: jax.Array
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="train")
@@ -108,7 +100,7 @@ def test_a_dit_is_its_layers_in_float64(data):
     cond = {
         "label": jnp.asarray(label),
         "pose": single(pose),
-        "text": Tokens(single(text), jnp.asarray(mask)),
+        "text": Attended(single(text), jnp.asarray(mask)),
         "small": single(small),
     }
     variables = random_variables(module, single(z), LAM, cond)
@@ -202,13 +194,13 @@ def test_hidden_vectors_are_as_if_they_were_not_there():
     text, short = single(RNG.normal(size=(2, 4, 6))), jnp.array([[1, 1, 0, 0]] * 2, bool)
     module = TINY.clone(inlets=(("text", Sequence(4, 6)),))
     variables = random_variables(module, Z, LAM, {"text": text})
-    masked = apply(module, variables, Z, LAM, {"text": Tokens(text, short)})
+    masked = apply(module, variables, Z, LAM, {"text": Attended(text, short)})
     cut = apply(
         TINY.clone(inlets=(("text", Sequence(2, 6)),)), variables, Z, LAM, {"text": text[:, :2]}
     )
     np.testing.assert_allclose(masked, cut, atol=1e-5)
     none = [
-        apply(module, variables, Z, LAM, {"text": Tokens(text + i, jnp.zeros((2, 4), bool))})
+        apply(module, variables, Z, LAM, {"text": Attended(text + i, jnp.zeros((2, 4), bool))})
         for i in (0, 1)
     ]
     np.testing.assert_array_equal(*none)
@@ -220,7 +212,7 @@ def test_a_mask_of_another_shape_is_refused():
     module = TINY.clone(inlets=(("text", Sequence(4, 6)),))
     with pytest.raises(ValueError, match=r"'text' must have a mask of \(2, 4\), got \(2, 3\)"):
         jax.eval_shape(
-            module.init, jax.random.key(0), Z, LAM, {"text": Tokens(text, jnp.ones((2, 3), bool))}
+            module.init, jax.random.key(0), Z, LAM, {"text": Attended(text, jnp.ones((2, 3), bool))}
         )
 
 

@@ -1,7 +1,6 @@
 """MMDiT: the published sizes, and what it depends on; its numbers are compared with diffusers'."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from networks import random_variables
 
 from cfg_jax.networks import MMDiT
 from cfg_jax.nn import sincos_positions
-from cfg_jax.parts import Classes, Prediction, Sequence, Vector
+from cfg_jax.parts import Attended, Classes, Prediction, Sequence, Vector
 
 RNG = np.random.default_rng(0)
 LAM = jnp.array([-3.0, 4.0])
@@ -20,13 +19,6 @@ TINY = MMDiT(
 )
 Z = jnp.asarray(RNG.normal(size=(2, 4, 6, 1)), jnp.float32)
 TEXT = jnp.asarray(RNG.normal(size=(2, 4, 6)), jnp.float32)
-
-
-class Tokens(NamedTuple):
-    """A sequence and which of its vectors count."""
-
-    vectors: jax.Array
-    mask: jax.Array
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="train")
@@ -76,11 +68,11 @@ def test_it_depends_on_image_level_and_text_of_each_example_alone(variables):
 def test_hidden_vectors_are_as_if_they_were_not_there(variables):
     """Without a mask all are attended to, as a mask of all would have it."""
     short = jnp.array([[1, 1, 0, 0]] * 2, bool)
-    masked = apply(TINY, variables, Z, LAM, {"text": Tokens(TEXT, short)})
+    masked = apply(TINY, variables, Z, LAM, {"text": Attended(TEXT, short)})
     network = TINY.clone(inlets=(("text", Sequence(2, 6)),))
     cut = apply(network, variables, Z, LAM, {"text": TEXT[:, :2]})
     np.testing.assert_allclose(masked, cut, atol=1e-5)
-    whole = apply(TINY, variables, Z, LAM, {"text": Tokens(TEXT, jnp.ones((2, 4), bool))})
+    whole = apply(TINY, variables, Z, LAM, {"text": Attended(TEXT, jnp.ones((2, 4), bool))})
     bare = apply(TINY, variables, Z, LAM, {"text": TEXT})
     np.testing.assert_allclose(whole, bare, atol=1e-5)
     assert np.abs(bare - masked).max() > 1e-3
@@ -94,8 +86,8 @@ def test_sequences_follow_each_other_each_with_its_own_mask():
     dense = params.pop("text_embedding")
     both = {"params": params | {"first_embedding": dense, "second_embedding": dense}}
     mask = jnp.array([[True, False]] * 2)
-    got = apply(pair, both, Z, LAM, {"first": TEXT[:, 2:], "second": Tokens(TEXT[:, :2], mask)})
-    whole = Tokens(TEXT, jnp.array([[True, False, True, True]] * 2))
+    got = apply(pair, both, Z, LAM, {"first": TEXT[:, 2:], "second": Attended(TEXT[:, :2], mask)})
+    whole = Attended(TEXT, jnp.array([[True, False, True, True]] * 2))
     want = apply(TINY, variables, Z, LAM, {"text": whole})
     np.testing.assert_allclose(got, want, atol=1e-5)
 
