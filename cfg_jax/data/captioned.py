@@ -9,20 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from cfg_jax.data import fields, tree
+from cfg_jax.data import tree
 from cfg_jax.data.dataset import (
     IN_MEMORY,
     SKIPPING,
     ArraySource,
     Dataset,
-    Kind,
     Source,
     UnreadableError,
     check_split,
+    first_readable,
     load,
     reason,
 )
-from cfg_jax.data.folder import IMAGES, both, fingerprint
+from cfg_jax.data.folder import IMAGES, Pictures, both, fingerprint
 from cfg_jax.data.tree import Tree, shown
 
 TABLES = ("metadata.jsonl", "metadata.csv")
@@ -35,7 +35,7 @@ Captions = Mapping[str, tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Captioned(Kind):
+class Captioned(Pictures):
     """Pictures of a folder or zip with their captions, "text", each picture with one or more.
 
     A folder of pictures has a table of their captions, or each picture IMAGE.png a file IMAGE.txt
@@ -43,45 +43,19 @@ class Captioned(Kind):
     a picture, whose text may be a list, or metadata.csv with columns file_name and text, where
     lines of one picture are its captions. Folders train and test are splits.
 
-    Attributes:
-      path: the folder or zip.
-      test_path: another of held-out pictures; "" takes the folder test of `path`, or holds out a
-        part of it.
-      held_out: that part, between 0 and 1, the same pictures every time.
-      image_size: side of the square that pictures are resized and cropped to, at most 16,384; 0 if
-        all have one size.
-      channels: 1 (grey) or 3 (RGB).
-      background: red, green and blue, 0 to 255, of what shows through transparent pictures.
-      flip: mirror half of the examples left to right; captions stay.
-      skip_bad: leave out pictures that cannot be read or have no caption, rather than raise.
+    Pictures without a caption are left out where `skip_bad` is set, and refused where it is not;
+    captions are not mirrored with their pictures. The attributes are those of `folder.Pictures`.
     """
 
-    path: str = ""
-    test_path: str = ""
-    held_out: float = 0.1
-    image_size: int = 0
-    channels: int = 3
-    background: tuple[int, int, int] = (255, 255, 255)
-    flip: bool = False
-    skip_bad: bool = False
-
-    def __post_init__(self):
-        super().__post_init__()
-        fields.needed("path", self.path, "a folder or zip of pictures with captions")
-        fields.path("test_path", self.test_path)
-        fields.share("held_out", self.held_out)
-        fields.whole("image_size", self.image_size, 0, fields.SIDE, why=" (as stored)")
-        fields.one_of("channels", self.channels, (1, 3), "1 (grey) or 3 (RGB)")
-        fields.colour("background", self.background)
-        fields.flag("flip", self.flip)
-        fields.flag("skip_bad", self.skip_bad)
+    wanted = "a folder or zip of pictures with captions"
 
     def open(self, split: str) -> Dataset:
         """As `Kind.open`; pictures that take 256 MiB or less in all are read once."""
         check_split(split)
         found = both(self.path, self.test_path, self.held_out, PICTURES)
         there, files = found[split]
-        texts = captions(there)
+        said = {one: captions(one) for one in {one for one, _ in found.values()}}
+        texts = said[there]
         missing = [file for file in files if file not in texts]
         if missing and not self.skip_bad:
             raise ValueError(
@@ -90,9 +64,9 @@ class Captioned(Kind):
         files = [file for file in files if file in texts]
         if not files:
             raise ValueError(f"{shown(self.path)} holds no picture with a caption")
-        source: Source = _Pictures(there, files, texts, self, ())
-        shape = self._first(source)
-        source = _Pictures(there, files, texts, self, shape)
+        unshaped = _Pictures(there, files, texts, self, ())
+        shape = self._first(unshaped)
+        source: Source = dataclasses.replace(unshaped, shape=shape)
         if len(files) * shape[0] * shape[1] * shape[2] <= IN_MEMORY:
             source = load(source, skip_bad=self.skip_bad)
         return Dataset(
@@ -102,7 +76,8 @@ class Captioned(Kind):
             name="captioned",
             split=split,
             texts=("text",),
-            fingerprint=self._fingerprint(found),
+            fingerprint=fingerprint(found)
+            + tree.digest([sorted(said[one].items()) for one, _ in found.values()]),
             flip=self.flip,
             skip_bad=self.skip_bad,
             workers=0 if isinstance(source, ArraySource) else self.workers,
@@ -112,19 +87,12 @@ class Captioned(Kind):
         """The shape of the first picture that can be read."""
         if self.image_size:
             return self.image_size, self.image_size, self.channels
-        bad: list[UnreadableError] = []
-        for index in range(len(source)):
-            try:
-                return source[index]["x"].shape
-            except UnreadableError as error:
-                bad.append(error)
-                if not self.skip_bad:
-                    raise UnreadableError(f"{error}; {SKIPPING}") from error
-        raise ValueError(f"none of {len(bad)} pictures can be read, such as {bad[0]}")
-
-    def _fingerprint(self, found: Mapping[str, Any]) -> str:
-        tables = [sorted(captions(there).items()) for there, _ in found.values()]
-        return fingerprint(found) + tree.digest(tables)
+        return first_readable(
+            range(len(source)),
+            lambda index: source[index]["x"].shape,
+            skip_bad=self.skip_bad,
+            named="pictures",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +137,8 @@ def captions(there: Tree) -> Captions:
       ValueError: A table or text file is damaged, or names a picture that is not there; the line is
         named.
     """
-    folders = sorted({os.path.dirname(file) for file in there.files} | {""})
+    pictures = set(there.files)
+    folders = sorted({os.path.dirname(file) for file in pictures} | {""})
     found: dict[str, list[str]] = {}
     tables = [
         (folder, f"{folder}/{name}" if folder else name) for folder in folders for name in TABLES
@@ -178,7 +147,7 @@ def captions(there: Tree) -> Captions:
     for folder, table in held:
         for number, name, texts in _rows(there, table):
             file = os.path.normpath(os.path.join(folder, name)).replace(os.sep, "/")
-            if file not in set(there.files):
+            if file not in pictures:
                 raise ValueError(
                     f"{shown(there.path)}: line {number} of {table} names {name!r}, and there is "
                     "no such picture"

@@ -3,8 +3,8 @@
 import dataclasses
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -13,6 +13,9 @@ from cfg_jax.data import fields
 from cfg_jax.parts import Facts
 
 _LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Found = TypeVar("Found")
 
 SPLITS = ("train", "test")
 
@@ -200,6 +203,32 @@ def load(source: Source, *, skip_bad: bool) -> ArraySource:
     if bad:
         warn_of_left_out(bad, len(source))
     return ArraySource({name: array[:kept] for name, array in arrays.items()})
+
+
+def first_readable(
+    places: Sequence[T], read: Callable[[T], Found], *, skip_bad: bool, named: str
+) -> Found:
+    """What is read at the first place where anything can be.
+
+    Args:
+      places: where to read, in order.
+      read: reads one, or raises `UnreadableError`.
+      skip_bad: go on to the next where one cannot be read.
+      named: what they are, in the message.
+
+    Raises:
+      UnreadableError: the first cannot be read, and `skip_bad` is not set.
+      ValueError: none can be read.
+    """
+    bad = []
+    for place in places:
+        try:
+            return read(place)
+        except UnreadableError as error:
+            if not skip_bad:
+                raise UnreadableError(f"{error}; {SKIPPING}") from error
+            bad.append(error)
+    raise ValueError(f"none of {len(places)} {named} can be read, such as {bad[0]}")
 
 
 def warn_of_left_out(bad: Sequence[UnreadableError], count: int) -> None:

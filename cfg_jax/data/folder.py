@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from cfg_jax.data import fields, splits, tree
 from cfg_jax.data.dataset import Dataset, Kind, check_split, warn_of_empty
@@ -19,26 +20,24 @@ Split = tuple[Tree, Sequence[str]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Folder(Kind):
-    """A folder or zip of class folders of images, read once and stored as training reads them.
-
-    The layouts are CLASS/IMAGE, CLASS/…/IMAGE and, for images without classes, IMAGE alone; folders
-    train and test with either of them; and any of these within other folders. Of an animation the
-    first frame is taken.
+class Pictures(Kind):
+    """Images of a folder or zip; a base for what lies beside them.
 
     Attributes:
       path: the folder or zip.
-      test_path: another of held-out images, with the same class folders; "" takes the folder test
-        of `path`, or holds out a part of it.
+      test_path: another of held-out images, laid out alike; "" takes the folder test of `path`, or
+        holds out a part of it.
       held_out: that part of every class, between 0 and 1, the same images every time.
       image_size: side of the square that images are resized and cropped to, at most 16,384; 0 if
         all have one size.
       channels: 1 (grey) or 3 (RGB).
       background: red, green and blue, 0 to 255, of what shows through transparent images.
-      dir: where prepared datasets are kept, "" for TFDS's default (`TFDS_DATA_DIR`).
       flip: mirror half of the examples left to right.
       skip_bad: leave out images that cannot be read, with a warning, rather than raise.
     """
+
+    wanted: ClassVar[str]
+    """What the path should be, in messages."""
 
     path: str = ""
     test_path: str = ""
@@ -46,21 +45,42 @@ class Folder(Kind):
     image_size: int = 0
     channels: int = 3
     background: tuple[int, int, int] = (255, 255, 255)
-    dir: str = ""
     flip: bool = False
     skip_bad: bool = False
 
     def __post_init__(self):
         super().__post_init__()
-        fields.needed("path", self.path, "a folder or zip of class folders of images")
+        fields.needed("path", self.path, self.wanted)
         fields.path("test_path", self.test_path)
         fields.share("held_out", self.held_out)
         fields.whole("image_size", self.image_size, 0, fields.SIDE, why=" (as stored)")
         fields.one_of("channels", self.channels, (1, 3), "1 (grey) or 3 (RGB)")
         fields.colour("background", self.background)
-        fields.path("dir", self.dir)
         fields.flag("flip", self.flip)
         fields.flag("skip_bad", self.skip_bad)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Folder(Pictures):
+    """A folder or zip of class folders of images, read once and stored as training reads them.
+
+    The layouts are CLASS/IMAGE, CLASS/…/IMAGE and, for images without classes, IMAGE alone; folders
+    train and test with either of them; and any of these within other folders. Of an animation the
+    first frame is taken.
+
+    Attributes:
+      dir: where prepared datasets are kept, "" for TFDS's default (`TFDS_DATA_DIR`).
+
+    The other attributes are those of `Pictures`.
+    """
+
+    dir: str = ""
+
+    wanted = "a folder or zip of class folders of images"
+
+    def __post_init__(self):
+        super().__post_init__()
+        fields.path("dir", self.dir)
 
     def open(self, split: str) -> Dataset:
         """As `Kind.open`; needs no TensorFlow."""

@@ -78,17 +78,10 @@ class Sounds(Kind):
 
     def _form(self, tree: Tree, files: Sequence[str]) -> tuple[tuple[int, int], int]:
         """Shape and rate of the first sound that can be read."""
-        bad = []
-        for file in files:
-            try:
-                samples, rate = _read(tree, file)
-            except UnreadableError as error:
-                if not self.skip_bad:
-                    raise UnreadableError(f"{error}; {dataset.SKIPPING}") from error
-                bad.append(error)
-                continue
-            return (self.length or len(samples), samples.shape[1]), rate
-        raise ValueError(f"none of {len(files)} sounds can be read, such as {bad[0]}")
+        samples, rate = dataset.first_readable(
+            files, lambda file: _read(tree, file), skip_bad=self.skip_bad, named="sounds"
+        )
+        return (self.length or len(samples), samples.shape[1]), rate
 
 
 @dataclasses.dataclass(frozen=True)

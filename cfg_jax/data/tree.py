@@ -88,9 +88,13 @@ class Tree:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise OSError("it is not a regular file")
             return path.read_bytes()
-        status = self.path.stat()
-        archive, members = _archive(self.path, status.st_size, status.st_mtime_ns)
+        archive, members = self._opened()
         return archive.read(members[self.prefix + file])
+
+    def _opened(self) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
+        """The zip and its members."""
+        status = self.path.stat()
+        return _archive(self.path, status.st_size, status.st_mtime_ns)
 
     def stamp(self, files: Sequence[str]) -> tuple:
         """Returns what differs once one of these files was renamed or written to."""
@@ -105,8 +109,7 @@ class Tree:
             status = [_status(self.path / self.prefix / file) for file in files]
             sizes = [found and found[0] for found in status]
         else:
-            with zipfile.ZipFile(self.path) as archive:
-                members = _members(archive)
+            _, members = self._opened()
             sizes = [members[self.prefix + file].file_size for file in files]
         return digest(list(zip(files, sizes, strict=True)))
 
