@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax import conditions, recipe
 from cfg_jax.conditions import Conditioners
+from cfg_jax.diffusion import condition
 from cfg_jax.diffusion.schedules import Schedule
 from cfg_jax.parts import Facts, through
 from cfg_jax.sampling.clips import Off
@@ -38,9 +39,6 @@ class Sampling(NamedTuple):
 
 Texts = Callable[[str], Iterable[str]]
 """All texts of a name in the data."""
-
-ENCODERS = "encoders"
-"""The collection of the network's variables that holds those of the conditioners' encoders."""
 
 
 class FrozenParameters(NamedTuple):
@@ -90,11 +88,11 @@ class Blueprint(NamedTuple):
         zeros = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), shown)
         variables = self.network.init(key, jnp.zeros((1, *self.shape)), jnp.zeros((1,)), zeros)
         encoders = {
-            name: {"encoder": made.encoder.init(key, *_batched(made.null))}
+            name: {"encoder": made.encoder.init(key, *condition.one(made.null))}
             for name, made in self.conditioners
             if made.encoder is not None
         }
-        return {**variables, ENCODERS: encoders} if encoders else variables
+        return {**variables, conditions.ENCODERS: encoders} if encoders else variables
 
     def model(self, params: Any) -> dict[str, Any]:
         """The fields of a `Model` of such variables."""
@@ -110,16 +108,6 @@ class Blueprint(NamedTuple):
             "sampling": self.sampling,
             "facts": self.facts,
         }
-
-    def encoded(self, variables: Any, cond: Any) -> Any:
-        """What the network is shown of a condition: its entries, through their encoders."""
-        trained = variables.get(ENCODERS, {})
-        return conditions.encoded(self.conditioners, trained, self.frozen.condition, cond)
-
-
-def _batched(entry: Any) -> Any:
-    """An entry without a batch axis as a batch of one."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], entry)
 
 
 def latent_shape(codec: Any, params: Any, shape: tuple[int, ...]) -> tuple[int, ...]:

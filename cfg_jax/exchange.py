@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cfg_jax import recipe
-from cfg_jax.blueprint import FrozenParameters, blueprint
+from cfg_jax.blueprint import Blueprint, FrozenParameters, blueprint
 from cfg_jax.conditions import Label, Small
 from cfg_jax.data import Folder
 from cfg_jax.interop import guided_diffusion, safetensors_file, torch_file
@@ -57,8 +57,7 @@ def read_model(path: str | os.PathLike) -> Model:
       ValueError: The file cannot be read, or holds something else.
     """
     file = _read(path)
-    plan = blueprint(file.description.config, file.description.facts, file.frozen)
-    return Model(**plan.model(jax.tree.map(jnp.asarray, file.params)))
+    return Model(**file.plan.model(jax.tree.map(jnp.asarray, file.params)))
 
 
 def read_description(path: str | os.PathLike) -> Description:
@@ -78,7 +77,7 @@ def import_run(path: str | os.PathLike, workdir: Path) -> None:
     """
     file = _read(path)
     params = jax.tree.map(jnp.asarray, file.params)
-    create_run(workdir, file.description, params, file.step, file.frozen)
+    create_run(workdir, file.description, params, file.step, file.plan.frozen)
 
 
 def import_guided_diffusion(path: str | os.PathLike, name: str, workdir: Path) -> None:
@@ -163,7 +162,7 @@ class _File(NamedTuple):
     """What a file holds, its parts checked against each other."""
 
     params: Any
-    frozen: FrozenParameters | None
+    plan: Blueprint
     description: Description
     step: int
 
@@ -184,7 +183,7 @@ def _read(path: str | os.PathLike) -> _File:
     frozen = held and FrozenParameters(held.get("codec", {}), held.get("condition", {}))
     plan = blueprint(description.config, description.facts, frozen)
     _check(path, params, jax.eval_shape(plan.init, jax.random.key(0)))
-    return _File(params, frozen, description, step)
+    return _File(params, plan, description, step)
 
 
 def _step(text: str) -> int:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float
 
 from cfg_jax import beside, conditions, guidance
-from cfg_jax.blueprint import ENCODERS, Sampling, latent_shape
+from cfg_jax.blueprint import Sampling, latent_shape
 from cfg_jax.conditions import Conditioners
 from cfg_jax.data.samples import to_float
 from cfg_jax.diffusion import checks, condition, noise
@@ -217,8 +217,7 @@ class Model:
 
     def _encoded(self, cond: Condition) -> Condition:
         """Some entries of (batch, ...) as the network is shown them."""
-        trained = self.params.get(ENCODERS, {})
-        return conditions.encoded(self.conditioners, trained, self.condition_params, cond)
+        return conditions.encoded(self.conditioners, self.params, self.condition_params, cond)
 
     def _one(self, entries: Mapping[str, Any]) -> dict[str, Any]:
         """Some entries of one value each, without the batch axis."""

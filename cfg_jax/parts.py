@@ -213,7 +213,7 @@ class Conditioner:
         return {}
 
     def encoded(self, params: Mapping[str, Any], entry: Any) -> Any:
-        """What the network is shown of an entry or of nulls, outside the loop over λ."""
+        """What the encoder makes of an entry or of nulls, outside the loop over λ."""
         return entry
 
     def read(self, params: Any, batch: Mapping[str, Array], x: Array) -> Any:

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from cfg_jax import recipe
-from cfg_jax.conditions import Small
+from cfg_jax.conditions import Small, Text
+from cfg_jax.data import Scenes
 from cfg_jax.networks import Encoder
 from cfg_jax.objectives import CrossEntropy
+from cfg_jax.text import CLIPText
 
 SOURCE = '''"""A tiny recipe, for tests."""
 from recipes import tiny
@@ -37,6 +39,28 @@ def smallest(config):
     config.network.blocks = 1
     config.network.attention_resolutions = ()
     config.network.head_channels = 8
+
+
+def captioned(config, **fields):
+    """The condition is a caption alone, encoded by a transformer of one layer."""
+    encoder = recipe.node(CLIPText, width=8, layers=1, heads=2, activation="gelu", pool="argmax")
+    del config.condition.label
+    config.condition.text = recipe.node(Text, vocabulary=300, encoder=encoder, **fields)
+    config.network.attention_resolutions = (8,)
+
+
+def tiny_captioned():
+    """Of scenes: a network of two levels, at the smaller of which it attends to captions."""
+    config = tiny()
+    config.data = recipe.node(Scenes, scenes=64)
+    captioned(config, length=40)
+    config.network.channel_mult = (1, 1)
+    config.network.attention_resolutions = (16,)
+    config.train.steps = 4
+    config.train.checkpoint_every = 2
+    config.train.sample_every = 4
+    config.sample.w = 1.0
+    return config
 
 
 def tiny_classifier():

@@ -155,7 +155,7 @@ def _points(values: dict[str, Any]) -> tuple[str, dict[float, tuple[float, float
 def _strengths(values: dict[str, Any], name: str, default: str) -> tuple[float, ...]:
     found = flagging.listed(default if values[name] is None else values[name], name)
     for strength in found:
-        checks.number(f"--{name}", strength, -1e6, 1e6)
+        checks.number(f"--{name}", strength, -models.STRONGEST, models.STRONGEST)
     return found
 
 

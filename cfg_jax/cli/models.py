@@ -28,6 +28,10 @@ PLACES = {
 """The flags that change how a model samples, by the part of the recipe that each stands for."""
 
 
+STRONGEST = 1e6
+"""The strength of guidance, of either sign, at most."""
+
+
 class Chosen(NamedTuple):
     """What a command samples from.
 

@@ -83,7 +83,7 @@ def _guiding(chosen: Chosen, values: dict[str, Any]) -> dict[str, Any]:
     scale = 1.0 if values["classifier-scale"] is None else values["classifier-scale"]
     for name, value in (("w", w), ("classifier-scale", scale)):
         checks.finite(name, value)
-        checks.within(name, value, -1e6, 1e6)
+        checks.within(name, value, -models.STRONGEST, models.STRONGEST)
     guiding = models.guiding(chosen.classifier, values, w=w, scale=scale)
     if instead := models.negative(chosen.model, values):
         guiding["negative"] = instead

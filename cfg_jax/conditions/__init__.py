@@ -4,6 +4,7 @@ from cfg_jax.conditions.label import Label
 from cfg_jax.conditions.small import Small
 from cfg_jax.conditions.text import Text
 from cfg_jax.conditions.together import (
+    ENCODERS,
     Conditioners,
     encoded,
     encoded_null,
@@ -25,6 +26,7 @@ CONDITIONERS = {kind.__name__: kind for kind in (Label, Vector, Small, Text)}
 
 __all__ = [
     "CONDITIONERS",
+    "ENCODERS",
     "Conditioners",
     "Label",
     "Small",

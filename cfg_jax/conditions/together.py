@@ -15,6 +15,9 @@ from cfg_jax.parts import Condition, Conditioner, Inlets
 Conditioners = tuple[tuple[str, Conditioner], ...]
 """The conditioners of a model by their entries' names."""
 
+ENCODERS = "encoders"
+"""The collection of the network's variables that holds those of the conditioners' encoders."""
+
 
 def inlets(conditioners: Conditioners) -> Inlets:
     """How a network is shown the entries."""
@@ -82,32 +85,36 @@ def encoded_null(
     """What guidance puts in the condition's place, as the network is shown it."""
     nulls = null(conditioners)
     raw = {name: nulls[name] for name, made in conditioners if made.encoder is not None}
-    shown = encode(jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], raw))
+    shown = encode(condition.one(raw))
     return {**nulls, **jax.tree.map(lambda leaf: leaf[0], shown)}
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def encoded(
     conditioners: Conditioners,
-    trained: Mapping[str, Any],
+    variables: Mapping[str, Any],
     frozen: Mapping[str, Any],
     cond: Condition,
 ) -> Condition:
     """What the network is shown of a condition, each entry through its encoder if it has one.
 
-    It is compiled once for as many examples, whatever they say.
-
     Args:
       conditioners: The conditioners.
-      trained: The encoders' variables, by entries' names.
-      frozen: What each conditioner's `frozen` returned.
+      variables: The network's, those of the encoders among them.
+      frozen: What each conditioner's `frozen` and `learned` returned.
       cond: Some entries of (batch, ...).
     """
-    return {
-        name: made.encoded({**frozen.get(name, {}), **trained.get(name, {})}, cond[name])
+    trained = variables.get(ENCODERS, {})
+    return cond | {
+        name: _encoded(made, {**frozen.get(name, {}), **trained[name]}, cond[name])
         for name, made in conditioners
-        if name in cond
+        if made.encoder is not None and name in cond
     }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encoded(made: Conditioner, params: Mapping[str, Any], entry: Any) -> Any:
+    """An entry through its encoder: compiled once for as many examples, whatever they say."""
+    return made.encoded(params, entry)
 
 
 def negative(conditioners: Conditioners, nulls: Mapping[str, Any], entries: Condition) -> Any:
@@ -116,7 +123,7 @@ def negative(conditioners: Conditioners, nulls: Mapping[str, Any], entries: Cond
         return nulls
     count = condition.batch_size(entries)
     if count == 1:
-        return {**nulls, **jax.tree.map(lambda leaf: leaf[0], dict(entries))}
+        return {**nulls, **jax.tree.map(lambda leaf: leaf[0], entries)}
     specs = {name: made.inlet.spec for name, made in conditioners}
 
     def batched(name: str, none: Any) -> Any:

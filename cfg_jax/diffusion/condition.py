@@ -163,6 +163,11 @@ def where(mask: Bool[Array, " batch"], true: Condition, false: Condition) -> Con
     )
 
 
+def one(entry: Any) -> Condition:
+    """What has no batch axis, such as a null, as a batch of one."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], entry)
+
+
 def batch_size(cond: Condition) -> int | None:
     """The length of the leading axis of a condition's leaves; None for a condition of no leaves.
 

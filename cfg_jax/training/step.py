@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from cfg_jax import conditions
-from cfg_jax.blueprint import Blueprint, FrozenParameters
+from cfg_jax.blueprint import Blueprint
 from cfg_jax.data.samples import to_float
 from cfg_jax.diffusion import noise
 from cfg_jax.diffusion.noise import Stream
@@ -118,7 +118,7 @@ def setting(blueprint: Blueprint) -> Setting:
     )
 
 
-def asker(blueprint: Blueprint, params: Any, dropout: jax.Array) -> Ask:
+def asker(blueprint: Blueprint, params: Any, frozen: Frozen, dropout: jax.Array) -> Ask:
     """The network in training: `(z, logsnr, cond) -> prediction`, shown what it takes."""
     network = blueprint.network
     takes = tuple(network.takes)
@@ -127,7 +127,8 @@ def asker(blueprint: Blueprint, params: Any, dropout: jax.Array) -> Ask:
 
     def ask(z: Array, logsnr: Any, cond: Any) -> Any:
         logsnr = jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1])
-        shown = blueprint.encoded(params, {name: cond[name] for name in takes})
+        shown = {name: cond[name] for name in takes}
+        shown = conditions.encoded(blueprint.conditioners, params, frozen.condition, shown)
         return network.apply(params, z, logsnr, shown, **training, rngs={"dropout": dropout})
 
     return ask
@@ -137,8 +138,7 @@ def losses(
     blueprint: Blueprint, params: Any, frozen: Frozen, drawn: Drawn
 ) -> Float[Array, " batch"]:
     """Each example's training loss."""
-    plan = blueprint._replace(frozen=FrozenParameters(frozen.codec, frozen.condition))
-    return frozen.objective.losses(asker(plan, params, drawn.dropout), drawn.draw)
+    return frozen.objective.losses(asker(blueprint, params, frozen, drawn.dropout), drawn.draw)
 
 
 def make_step(

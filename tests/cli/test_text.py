@@ -4,14 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from recipes import tiny_captioned
 
 import cfg_jax
-from cfg_jax import exchange, recipe
-from cfg_jax.conditions import Text
-from cfg_jax.data import Scenes
+from cfg_jax import exchange
 from cfg_jax.run import load_run
 from cfg_jax.runtime.checkpoints import Checkpoints
-from cfg_jax.text import CLIPText
 from cfg_jax.training.loop import train
 
 pytestmark = pytest.mark.slow
@@ -19,32 +17,10 @@ pytestmark = pytest.mark.slow
 PROMPTS = ["a red three left of a blue seven", "a white zero"]
 
 
-def tiny():
-    config = recipe.default()
-    config.data = recipe.node(Scenes, scenes=64)
-    del config.condition.label
-    encoder = recipe.node(CLIPText, width=8, layers=1, heads=2, activation="gelu", pool="argmax")
-    config.condition.text = recipe.node(Text, vocabulary=300, length=40, encoder=encoder)
-    config.network.channels = 8
-    config.network.channel_mult = (1, 1)
-    config.network.blocks = 1
-    config.network.attention_resolutions = (16,)
-    config.network.head_channels = 8
-    config.optimiser.learning_rate = 1e-2
-    config.train.steps = 4
-    config.train.batch_size = 16
-    config.train.checkpoint_every = 2
-    config.train.log_every = 2
-    config.train.sample_every = 4
-    config.sample.steps = 2
-    config.sample.w = 1.0
-    return config
-
-
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     place = tmp_path_factory.mktemp("text") / "run"
-    train(tiny(), place)
+    train(tiny_captioned(), place)
     return place
 
 

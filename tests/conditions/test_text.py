@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from recipes import captioned, smallest
 
 from cfg_jax import conditions, recipe
 from cfg_jax.blueprint import blueprint
-from cfg_jax.conditions import Text
+from cfg_jax.conditions import Text, together
 from cfg_jax.model import Model
 from cfg_jax.parts import Facts, Sequence
 from cfg_jax.sampling import fronts
@@ -27,14 +28,8 @@ def text(**fields):
 
 def tiny():
     config = recipe.default()
-    del config.condition.label
-    encoder = recipe.node(CLIPText, width=8, layers=1, heads=2, activation="gelu", pool="argmax")
-    config.condition.text = recipe.node(Text, vocabulary=300, length=12, encoder=encoder)
-    config.network.channels = 8
-    config.network.channel_mult = (1,)
-    config.network.blocks = 1
-    config.network.attention_resolutions = (8,)
-    config.network.head_channels = 8
+    smallest(config)
+    captioned(config, length=12)
     config.sample.steps = 2
     return config
 
@@ -159,9 +154,9 @@ def test_another_prompt_negative_or_strength_compiles_nothing(model):
         return model.sample(jax.random.key(0), text=prompt, negative={"text": [negative]}, w=w)
 
     first = draw(CAPTIONS[:2], "a white one", 1.0)
-    compiled = fronts._jitted._cache_size(), conditions.encoded._cache_size()
+    compiled = fronts._jitted._cache_size(), together._encoded._cache_size()
     other = draw(CAPTIONS[1:], "a blue nine", 2.5)
-    assert (fronts._jitted._cache_size(), conditions.encoded._cache_size()) == compiled
+    assert (fronts._jitted._cache_size(), together._encoded._cache_size()) == compiled
     assert not np.array_equal(first, other)
 
 
