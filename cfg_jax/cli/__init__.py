@@ -194,9 +194,13 @@ def _memory(error: MemoryError | RuntimeError) -> str | None:
 
 
 def _is_an_interrupt(error: BaseException | None) -> bool:
-    """Whether an error is a KeyboardInterrupt, or what a module written in C made of one."""
+    """Whether an error is a KeyboardInterrupt, or came of one.
+
+    A module written in C makes another error of it, and code that was interrupted may fail as it
+    cleans up.
+    """
     while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__
+        error = error.__cause__ or error.__context__
     return error is not None
 
 

@@ -67,11 +67,20 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
         cli.main(["train"])
 
 
-def test_ctrl_c_that_c_made_an_error_of_its_own_is_still_ctrl_c(monkeypatch, capsys):
-    def loading(argv):
-        raise ImportError("initialization failed") from KeyboardInterrupt()
+def of_c():
+    raise ImportError("initialization failed") from KeyboardInterrupt()
 
-    monkeypatch.setattr("cfg_jax.cli.train.run", loading)
+
+def of_a_clean_up():
+    try:
+        raise KeyboardInterrupt
+    finally:
+        object().lock.release()
+
+
+@pytest.mark.parametrize("interrupted", [of_c, of_a_clean_up])
+def test_another_error_that_ctrl_c_caused_is_still_ctrl_c(interrupted, monkeypatch, capsys):
+    monkeypatch.setattr("cfg_jax.cli.train.run", lambda argv: interrupted())
     with pytest.raises(SystemExit, match="130"):
         cli.main(["train"])
     assert capsys.readouterr().err == "cfg_jax train: interrupted\n"
