@@ -2,6 +2,7 @@
 PYTHON ?= python3
 EXTRAS ?= test,lint
 DEMO ?= runs/digits
+DEMO_TEXT ?= runs/scenes
 VENV := .venv
 BIN := $(VENV)/bin
 # Another Python begins with an empty environment.
@@ -12,10 +13,11 @@ OLDEST := .venv-oldest
 GUIDED_DIFFUSION ?= $(VENV)/guided-diffusion
 GUIDED_DIFFUSION_COMMIT := 22e0df8183507e13a7813f8d38d51b072ca1e67c
 
-.PHONY: help venv demo test test-all test-optimised test-oldest test-tpu-plan test-parity lint
+.PHONY: help venv demo demo-text test test-all test-optimised test-oldest test-tpu-plan test-parity lint
 
 help:
 	@echo 'make demo   set up, train on real digits, sample with guidance, score a sweep over w'
+	@echo 'make demo-text   set up, train an autoencoder and text to image in its latents, score over w'
 	@echo 'make test   set up, run the test suite'
 	@echo 'make test-all   the same, and the walks that are slow by nature'
 	@echo 'make test-optimised   the same, compiled as users compile; takes twice as long'
@@ -40,6 +42,16 @@ demo: venv
 	$(BIN)/python -m cfg_jax sample --workdir $(DEMO) --w 1 --out $(DEMO)/samples.png
 	$(BIN)/python -m cfg_jax evaluate --workdir $(DEMO) --w 0,0.1,0.3,1,4
 	@echo 'Look at $(DEMO)/samples.png and $(DEMO)/evaluation/: report.md, tradeoff.png, samples_by_w.png'
+
+demo-text: venv
+	$(BIN)/python -m cfg_jax train --config configs/scenes_codec.py \
+	  --workdir $(DEMO_TEXT)_codec --config.train.steps=800
+	$(BIN)/python -m cfg_jax train --config configs/scenes.py --workdir $(DEMO_TEXT) \
+	  --config.codec.run=$(DEMO_TEXT)_codec --config.train.steps=650
+	$(BIN)/python -m cfg_jax sample --workdir $(DEMO_TEXT) --w 3 --per-label 8 \
+	  --prompt 'a red three left of a blue seven' --out $(DEMO_TEXT)/samples.png
+	$(BIN)/python -m cfg_jax evaluate --workdir $(DEMO_TEXT) --w 0,1,3
+	@echo 'Look at $(DEMO_TEXT)/samples.png and $(DEMO_TEXT)/evaluation/: report.md, accuracy.png, samples_by_w.png'
 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -1,4 +1,4 @@
-"""A noisy classifier that guides beside a model: what it is asked, and how it moves a solver."""
+"""What guides beside a model: a noisy classifier, or how well data and sentences agree."""
 
 import dataclasses
 from typing import Any
@@ -10,7 +10,11 @@ from jaxtyping import ArrayLike
 from cfg_jax import guidance
 from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.names import made
+from cfg_jax.networks.towers import Agreement
 from cfg_jax.sampling.solvers import SOLVERS, Ancestral, Solver
+
+CLASSIFIER, PAIR = "noisy classifier", "pair of towers"
+"""The `role` of networks that do not sample; a classifier's goes without saying."""
 
 FORMS = ("eps", "mean")
 """What a classifier may move: ε̂, or the mean of an ancestral step."""
@@ -24,6 +28,27 @@ def log_prob_of(classifier: Any) -> Any:
     """
     found = getattr(classifier, "log_prob", classifier)
     return checks.function("classifier", found, "(z, logsnr, cond) -> log p(c|z)")
+
+
+def role(model: Any) -> str:
+    """What a model is called: one that samples, or what its network says, or a classifier."""
+    if model.kind is not None:
+        return "diffusion model"
+    return getattr(model.network, "role", CLASSIFIER)
+
+
+def agreement_of(model: Any) -> Agreement:
+    """How well data and sentences agree, by a model that is a pair of towers.
+
+    Raises:
+      ValueError: It is another model.
+    """
+    if (found := role(model)) != PAIR:
+        raise ValueError(f"{model!r} is a {found}, not a {PAIR}")
+    (entry,) = model.network.takes
+    return Agreement(
+        network=model.network, params=model.params, of=entry, clean=model.schedule.logsnr_max
+    )
 
 
 def labels_of(classifier: Any, cond: Any, entries: dict[str, Any]) -> Any:
@@ -95,6 +120,7 @@ def solver_of(solver: Any, classifier: Any, scale: ArrayLike | None, form: str, 
 
 def check(model: Any, classifier: Any) -> None:
     """Raises ValueError where a classifier cannot guide a model."""
+    log_prob_of(classifier)
     if classifier.shape != model.shape:
         raise ValueError(f"{classifier!r} is of z of {classifier.shape}, {model!r} {model.shape}")
     ((entry, told),) = classifier.conditioners

@@ -1,12 +1,13 @@
 """What a recipe and the data make together: the parts of a model, fitted to each other."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from cfg_jax import conditions, recipe
@@ -35,10 +36,6 @@ class Sampling(NamedTuple):
     grid: Any
     clip: Any
     guidance: Any
-
-
-Texts = Callable[[str], Iterable[str]]
-"""All texts of a name in the data."""
 
 
 class FrozenParameters(NamedTuple):
@@ -110,6 +107,25 @@ class Blueprint(NamedTuple):
         }
 
 
+def described(codec: Any, params: Any, shape: tuple[int, ...]) -> Any:
+    """Shape and dtype of what a codec says of an example of a shape, from which z is drawn."""
+    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    found = jax.eval_shape(lambda x: through(codec, "described", params, x), x)
+    return jax.ShapeDtypeStruct(found.shape[1:], found.dtype)
+
+
+def translated(codec: Any, params: Any, way: str, x: Any) -> Any:
+    """What a codec's `encode` or `decode` makes of an array, compiled, where that array lies."""
+    x = jnp.asarray(x)
+    place = getattr(x, "sharding", None)
+    if params and isinstance(place, NamedSharding) and place.mesh.size > 1:
+        params = jax.device_put(params, NamedSharding(place.mesh, PartitionSpec()))
+    return _through(codec, way, params, x) if params else through(codec, way, {}, x)
+
+
+_through = jax.jit(through, static_argnums=(0, 1))
+
+
 def latent_shape(codec: Any, params: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of one z, for data of a shape."""
     x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
@@ -120,7 +136,7 @@ def blueprint(
     config: ConfigDict,
     facts: Facts,
     frozen: FrozenParameters | None = None,
-    texts: Texts | None = None,
+    data: Any = None,
 ) -> Blueprint:
     """Makes the parts that a recipe names, for data of which so much is known.
 
@@ -128,7 +144,8 @@ def blueprint(
       config: The recipe.
       facts: What is known of the data.
       frozen: Parameters that are not trained; read from where the recipe says when None.
-      texts: The texts of the data, from which a tokenizer may be learned; None without data.
+      data: The `Dataset` that a tokenizer may be learned from, and the scale of latents; None where
+        none of that is wanted.
 
     Returns:
       The parts.
@@ -147,8 +164,8 @@ def blueprint(
     _check(network, objective, made)
     if frozen is None:
         frozen = FrozenParameters(
-            _frozen(codec),
-            {name: {**c.frozen(), **_learned(name, c, facts, texts)} for name, c in made},
+            _of_codec(codec, data),
+            {name: {**c.frozen(), **_learned(name, c, facts, data)} for name, c in made},
         )
     hashable = facts._replace(arrays=FrozenDict(facts.arrays))
     plan = Blueprint(
@@ -234,13 +251,16 @@ def _conditioner(name: str, node: ConfigDict, facts: Facts, known: dict[str, Any
         raise ValueError(f"{path}: {error}") from error
 
 
-def _learned(name: str, made: Any, facts: Facts, texts: Texts | None) -> Mapping[str, Any]:
+def _learned(name: str, made: Any, facts: Facts, data: Any) -> Mapping[str, Any]:
     """What a conditioner learns from the data's texts; nothing where there are none."""
-    return {} if texts is None or name not in facts.texts else made.learned(texts(name))
+    return {} if data is None or name not in facts.texts else made.learned(data.captions(name))
 
 
-def _frozen(codec: Any) -> Any:
-    return codec.frozen() if hasattr(codec, "frozen") else {}
+def _of_codec(codec: Any, data: Any) -> Any:
+    """The codec's parameters, and what it learns from the data."""
+    params = codec.frozen() if hasattr(codec, "frozen") else {}
+    learns = data is not None and hasattr(codec, "learned")
+    return codec.learned(params, data) if learns else params
 
 
 def _check(network: Any, objective: Any, made: Conditioners) -> None:

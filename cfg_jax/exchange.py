@@ -18,7 +18,7 @@ from cfg_jax import recipe
 from cfg_jax.blueprint import Blueprint, FrozenParameters, blueprint
 from cfg_jax.conditions import Label, Small
 from cfg_jax.data import Folder
-from cfg_jax.interop import guided_diffusion, safetensors_file, torch_file
+from cfg_jax.interop import guided_diffusion
 from cfg_jax.interop.guided_diffusion import Architecture
 from cfg_jax.model import Model
 from cfg_jax.networks import Encoder
@@ -28,7 +28,7 @@ from cfg_jax.parts import Classes, Facts
 from cfg_jax.recipe.description import Description, claim, from_json, to_json
 from cfg_jax.recipe.slots import FACTS, fields
 from cfg_jax.run import Run
-from cfg_jax.runtime import manifest
+from cfg_jax.runtime import manifest, safetensors_file, torch_file
 from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.sampling.grids import UniformU
 from cfg_jax.sampling.solvers import Ancestral

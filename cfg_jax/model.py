@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float
 
 from cfg_jax import beside, conditions, guidance
-from cfg_jax.blueprint import Sampling, latent_shape
+from cfg_jax.blueprint import Sampling, latent_shape, translated
 from cfg_jax.conditions import Conditioners
 from cfg_jax.data.samples import to_float
 from cfg_jax.diffusion import checks, condition, noise
@@ -23,7 +22,7 @@ from cfg_jax.diffusion.schedules import Schedule
 from cfg_jax.guidance.methods import ClassifierFree
 from cfg_jax.networks.applied import Applied
 from cfg_jax.networks.encoder import LogProb
-from cfg_jax.parts import Condition, Facts, through
+from cfg_jax.parts import Condition, Facts
 from cfg_jax.sampling import arguments, sample, sharded_sample
 from cfg_jax.sampling.watched import watched
 
@@ -82,10 +81,10 @@ class Model:
         """`(z, logsnr, cond) -> eps`, unguided; the parameters are its leaves.
 
         Raises:
-          ValueError: This is a classifier.
+          ValueError: This is a classifier, or a pair of towers.
         """
         if self.kind is None:
-            raise ValueError(f"{self!r} is a noisy classifier, which denoises nothing")
+            raise ValueError(f"{self!r} is a {self.role}, which denoises nothing")
         return from_prediction(Applied(self.network, self.params), self.kind)
 
     @property
@@ -93,12 +92,22 @@ class Model:
         """`(z, logsnr, cond) -> log p(c|z_λ)` of a noisy classifier, for `guidance.classifier`.
 
         Raises:
-          ValueError: This is a diffusion model.
+          ValueError: This is another model.
         """
-        if self.kind is not None:
-            raise ValueError(f"{self!r} is a diffusion model, not a noisy classifier")
+        if self.role != beside.CLASSIFIER:
+            raise ValueError(f"{self!r} is a {self.role}, not a {beside.CLASSIFIER}")
         (entry,) = (name for name, _ in self.conditioners)
         return LogProb(network=self.network, params=self.params, of=entry)
+
+    @property
+    def role(self) -> str:
+        """What it is, in a word or two."""
+        return beside.role(self)
+
+    @property
+    def agreement(self) -> Any:
+        """How well data and sentences agree, by a pair of towers; ValueError of another model."""
+        return beside.agreement_of(self)
 
     @property
     def null(self) -> dict[str, Any]:
@@ -110,13 +119,20 @@ class Model:
         """Whether guidance has something to hide."""
         return any(none is not KEPT for none in conditions.null(self.conditioners).values())
 
+    @property
+    def coder(self) -> tuple[Any, Any]:
+        """The codec and its parameters: what was trained, where that is a codec."""
+        if hasattr(self.network, "trained_codec"):
+            return self.network.trained_codec(self.params)
+        return self.codec, self.codec_params
+
     def encode(self, x: Float[ArrayLike, "batch ..."]) -> Float[Array, "batch ..."]:
         """Data in [-1, 1], channels last, to z."""
-        return through(self.codec, "encode", self.codec_params, jnp.asarray(x))
+        return translated(*self.coder, "encode", x)
 
     def decode(self, z: Float[ArrayLike, "batch ..."]) -> Float[Array, "batch ..."]:
         """Z to data in [-1, 1], channels last."""
-        return through(self.codec, "decode", self.codec_params, jnp.asarray(z))
+        return translated(*self.coder, "decode", z)
 
     def entries(self, cond: Any = None, **entries: Any) -> dict[str, Any]:
         """What a person gives, each as its conditioner makes it.
@@ -317,7 +333,7 @@ class Model:
             batch=batch,
             offset=offset,
         )
-        _check_finite(x)
+        checks.finite_samples(x)
         return self.decode(x) if decode else x
 
     def _z_shape(self, size: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -330,10 +346,3 @@ class Model:
         shape = latent_shape(self.codec, self.codec_params, (*size, channels))
         getattr(self.network, "check", lambda shape: None)(shape)
         return shape
-
-
-def _check_finite(x: Array) -> None:
-    """Raises ValueError where samples that can be looked at hold a NaN or an infinity."""
-    known = not isinstance(x, jax.core.Tracer) and x.is_fully_addressable
-    if known and not bool(jnp.isfinite(x).all()):
-        raise ValueError("samples are not finite: w may be too large, or parameters damaged")

@@ -51,9 +51,6 @@ class Network(Protocol):
         """The prediction, of z's shape; `train` is passed by keyword if the signature has it."""
 
 
-# How a network may be shown an entry of the condition.
-
-
 @dataclasses.dataclass(frozen=True)
 class Classes:
     """One of `count` classes: int32 (batch,) in [0, count), the null among them if there is one."""
@@ -313,14 +310,14 @@ class Codec(Protocol):
         """Z to data in [-1, 1]."""
 
 
-def through(codec: Any, way: str, params: Any, x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """A codec's `encode` or `decode`, with its parameters where it has any."""
+def through(codec: Any, way: str, params: Any, *args: Any) -> Float[Array, "..."]:
+    """A codec's `encode`, `decode` or other way, with its parameters where it has any."""
     method = getattr(codec, way)
-    return codec.apply(params, x, method=method) if params else method(x)
+    return codec.apply(params, *args, method=method) if params else method(*args)
 
 
 Ask = Callable[[Array, ArrayLike, Any], Any]
-"""(z, logsnr, cond) -> prediction, the network in training."""
+"""(z, logsnr, cond) -> prediction, the network in training, see `training.step`."""
 
 
 class Setting(NamedTuple):
@@ -331,12 +328,14 @@ class Setting(NamedTuple):
       null: The condition's null.
       p_uncond: How often each entry is hidden.
       together: Whether an entry is hidden with the others that guidance hides.
+      step: The number of steps made before.
     """
 
     schedule: Any
     null: Condition
     p_uncond: Mapping[str, float]
     together: Mapping[str, bool]
+    step: Any = 0
 
 
 @runtime_checkable
@@ -346,5 +345,5 @@ class Objective(Protocol):
     def draw(self, key: jax.Array, x: Array, cond: Condition, setting: Setting) -> Any:
         """Draws what is random: a pytree of (batch, ...) arrays, example i's from (key, i)."""
 
-    def losses(self, ask: Ask, draw: Any) -> Float[Array, " batch"]:
-        """Each example's loss."""
+    def losses(self, ask: Ask, draw: Any) -> Any:
+        """Each example's loss, (batch,); or `objectives.Losses`, which measure more."""

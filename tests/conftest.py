@@ -106,6 +106,18 @@ def noisy(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def autoencoder(tmp_path_factory):
+    """A work directory of the tiny autoencoder, trained to its end."""
+    from recipes import tiny_codec
+
+    from cfg_jax.training.loop import train
+
+    workdir = tmp_path_factory.mktemp("autoencoder") / "run"
+    train(tiny_codec(), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="session")
 def upscaler(tmp_path_factory):
     """A work directory of the tiny network that enlarges digits, trained to its end."""
     from recipes import tiny_upscaler

@@ -70,6 +70,17 @@ def loss(x, z, logsnr, cond):
     return jnp.sum((x - TARGET) ** 2, -1)
 
 
+DIRECTION = jnp.array([0.5, -1.0, 0.0, 2.0])
+
+
+def image(z, logsnr):
+    return jnp.tanh(z)
+
+
+def agreement_eps(o, w):
+    return o.eps(LABELS) - w * o.sigma * (1 - np.tanh(o.z) ** 2) * np.asarray(DIRECTION)
+
+
 def classifier_free_eps(o, w, away=NULL):
     return (1 + w) * o.eps(LABELS) - w * o.eps(away)
 
@@ -163,6 +174,13 @@ METHODS = {
     "energy": Method(
         lambda network, w: guidance.energy(network, jax.tree_util.Partial(loss), w=w),
         lambda o, w: o.pair(energy_eps(o, w)),
+        [3],
+    ),
+    "agreement": Method(
+        lambda network, w: guidance.agreement(
+            network, jax.tree_util.Partial(image), text=DIRECTION, w=w
+        ),
+        lambda o, w: o.pair(agreement_eps(o, w)),
         [3],
     ),
     "scheduled": Method(

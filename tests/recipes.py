@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from cfg_jax import recipe
+from cfg_jax.codecs import KL
 from cfg_jax.conditions import Small, Text
 from cfg_jax.data import Scenes
-from cfg_jax.networks import Encoder
-from cfg_jax.objectives import CrossEntropy
+from cfg_jax.networks import Coding, Encoder, PatchDiscriminator, Towers
+from cfg_jax.objectives import Contrastive, CrossEntropy, Reconstruction
 from cfg_jax.text import CLIPText
 
 SOURCE = '''"""A tiny recipe, for tests."""
@@ -71,6 +72,50 @@ def tiny_classifier():
     smallest(config)
     config.condition.label.p_uncond = 0.0
     config.optimiser.weight_decay = 0.1
+    return config
+
+
+CODEC = {
+    "channels": 4,
+    "channel_mult": (1, 2),
+    "blocks": 1,
+    "middle_attention": False,
+    "latent_channels": 2,
+    "data_channels": 1,
+}
+
+
+def tiny_codec(kind=KL, **fields):
+    """Of the same data: an autoencoder that halves the sides, and what judges its digits."""
+    config = tiny()
+    config.condition.label = None
+    config.network = recipe.node(
+        Coding,
+        codec=recipe.node(kind, **CODEC, **fields),
+        discriminator=recipe.node(PatchDiscriminator, channels=4, layers=1),
+    )
+    config.objective = recipe.node(Reconstruction, judged_from=1)
+    config.train.sample_every = 6
+    return config
+
+
+def tiny_latent(run, kind=KL, **fields):
+    """The tiny recipe in the latents of a codec that was trained so."""
+    config = tiny()
+    config.codec = recipe.node(kind, **CODEC, **fields, run=str(run))
+    return config
+
+
+def tiny_towers(**fields):
+    """Of scenes: embeds pictures and captions; the fields are the objective's."""
+    config = tiny()
+    config.data = recipe.node(Scenes, scenes=64)
+    config.objective = recipe.node(Contrastive, **fields)
+    config.network = recipe.node(Towers, features=8)
+    smallest(config)
+    captioned(config, length=40, p_uncond=0.0)
+    config.network.channel_mult = (1, 1)
+    config.network.attention_resolutions = ()
     return config
 
 

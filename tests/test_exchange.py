@@ -9,8 +9,8 @@ from recipes import tiny
 
 from cfg_jax import exchange, recipe
 from cfg_jax.blueprint import blueprint
-from cfg_jax.interop import safetensors_file
 from cfg_jax.parts import Facts
+from cfg_jax.runtime import safetensors_file
 
 LABEL = {"label": jax.ShapeDtypeStruct((), jnp.int32)}
 WHOLE = recipe.Description(tiny(), Facts((8, 8, 1), tuple("0123456789"), LABEL))

@@ -126,3 +126,35 @@ def test_the_page_on_recipes_names_every_kind():
     groups = {"condition.NAME": "conditioner", "averages.NAME": "average"}
     told = {groups.get(path, path.split(".")[-1]): kinds for path, kinds in rows}
     assert told == {name: ", ".join(f"`{kind}`" for kind in s.kinds) for name, s in SLOTS.items()}
+
+
+SMALL = {
+    "configs/scenes_codec.py": (
+        *("--config.train.steps=2", "--config.train.batch_size=8", "--config.data.scenes=64"),
+        *("--config.network.codec.channels=4", "--config.train.sample_every=2"),
+    ),
+    "configs/scenes.py": (
+        *("--config.codec.channels=4", "--config.data.scenes=64", *TINY),
+        *("--config.train.steps=2", "--config.network.attention_resolutions=(8,)"),
+    ),
+}
+
+
+@pytest.mark.slow
+def test_the_text_demo_trains_and_samples(tmp_path, monkeypatch):
+    """The Makefile's lines, with tiny networks; `evaluate` has a test of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shutil.copytree(ROOT / "configs", "configs")
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", "")
+    (target,) = re.findall(r"^demo-text: venv\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+    lines = target.replace("$(DEMO_TEXT)", "runs/scenes").splitlines()
+    commands = [shlex.split(line)[3:] for line in lines if "-m cfg_jax" in line]
+    assert [argv[0] for argv in commands] == ["train", "train", "sample", "evaluate"]
+    for argv in commands[:3]:
+        main(
+            [*argv, *SMALL.get(argv[argv.index("--config") + 1] if "--config" in argv else "", ())]
+        )
+    assert Path("runs/scenes/samples.png").read_bytes().startswith(b"\x89PNG")
+    report = commands[3]
+    assert report[report.index("--w") + 1] == "0,1,3"

@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "score samples over a sweep of guidance strengths",
     "score": "score samples against a reference, as published figures are",
     "prepare": "prepare a data set once, before training",
+    "encode": "encode the data of a recipe once, before training in latents",
     "import": "make a run of weights that were trained elsewhere",
     "export": "write a trained model to one .safetensors file",
     "plan": "see whether a recipe fits a TPU slice, and how fast it can be there",
@@ -30,7 +31,7 @@ USAGE = "usage: python -m cfg_jax COMMAND [--help] [flags]\n\n" + "\n".join(
     f"  {name:10}{what}" for name, what in COMMANDS.items()
 )
 
-ON_DEVICES = ("train", "sample", "evaluate", "score")
+ON_DEVICES = ("train", "sample", "evaluate", "score", "encode")
 """Commands that compute over all devices."""
 
 MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
@@ -86,6 +87,19 @@ def entry() -> None:
         if stop.code in (INTERRUPTED, FAILURE):
             failures.end(stop.code)
         raise
+    _finish()
+
+
+def _finish() -> None:
+    """Has signals that come once all is done change nothing: Python, as it ends, would die of them.
+
+    One of several processes still waits for the others, and may be told not to.
+    """
+    from cfg_jax.runtime import failures
+
+    if failures.alone():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _insist() -> None:

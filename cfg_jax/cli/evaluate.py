@@ -10,22 +10,30 @@ from absl import flags
 from cfg_jax import evaluation
 from cfg_jax.cli import flagging, models, say
 from cfg_jax.cli.models import Chosen
+from cfg_jax.data import Dataset
 from cfg_jax.data.media import medium
 from cfg_jax.diffusion import checks
 from cfg_jax.loading import describe
 from cfg_jax.model import Model
 from cfg_jax.recipe import copied, flatten
+from cfg_jax.runtime import files
 from cfg_jax.runtime.mesh import fitting
 
-WS, SCALES = "0,0.1,0.3,1,4", "0,1,2,4,8"
+WS, CAPTION_WS, SCALES = "0,0.1,0.3,1,4", "0,1,3", "0,1,2,4,8"
 
 PURPOSE = """Scores samples at each guidance strength by label accuracy, Inception score and Fréchet
 distance, in the features of a small classifier trained on the same data (trained at the first call,
 then kept). Writes report.json, report.md, tradeoff.png and samples_by_w.png. With --classifier the
 strengths are those of --classifier-scale, at one w, or of --w, at one scale. A network whose
-condition cannot be named is shown what held-out data lend it. Of a noisy classifier it measures
-accuracy and cross-entropy on held-out data at each noise level instead: report.json, report.md and
-accuracy.png."""
+condition cannot be named is shown what held-out data lend it. A model of the captions of scenes is
+scored by whether a small detector finds in its samples what the captions of held-out scenes ask
+for: accuracy.png takes the place of tradeoff.png. Of a noisy classifier it measures accuracy and
+cross-entropy on held-out data at each noise level instead: report.json, report.md and
+accuracy.png; of a codec, how held-out data come back: report.json, report.md and
+reconstructions.png."""
+
+SAMPLES = 1000
+"""Samples a strength, or noisy examples a noise level, if nobody says."""
 
 OF_CLASSIFIERS = {"workdir", "model", "step", "ema", "seed", "batch", "samples", "out", "data-path"}
 """The flags that the evaluation of a noisy classifier has."""
@@ -39,8 +47,8 @@ def run(argv: list[str]) -> None:
     flags.DEFINE_string(
         "w",
         None,
-        f"guidance strengths; {WS} if not given, or 0 beside --classifier, where -1 makes the "
-        "network unconditional",
+        f"guidance strengths; {WS} if not given, of captions {CAPTION_WS}, or 0 beside "
+        "--classifier, where -1 makes the network unconditional",
         flag_values=defined,
     )
     flags.DEFINE_string(
@@ -50,22 +58,27 @@ def run(argv: list[str]) -> None:
         flag_values=defined,
     )
     flags.DEFINE_integer(
-        "samples", 1000, "samples a strength; noisy examples a noise level", flag_values=defined
+        "samples",
+        None,
+        f"samples a strength, or noisy examples a noise level; {SAMPLES} if not given. Of captions "
+        f"of seen pairs and of held-out ones each; {evaluation.CAPTIONS} if not given",
+        flag_values=defined,
     )
     flags.DEFINE_string(
         "out", None, "where the report goes; WORKDIR/evaluation if not given", flag_values=defined
     )
     values = flagging.parse(defined, "evaluate", PURPOSE, rest, more=models.help_of_sampling)
-    if not 2 <= values["samples"] <= 1_000_000:
+    if values["samples"] is not None and not 2 <= values["samples"] <= 1_000_000:
         raise ValueError(f"--samples must lie in [2, 1000000], got {values['samples']}")
-    points = _points(values)
     place, model = models.named(values)
+    points = _points(values, CAPTION_WS if model.facts.texts else WS)
     out = place / "evaluation" if values["out"] is None else flagging.path(values, "out")
     if model.kind is None:
         for name in sorted(set(defined) - OF_CLASSIFIERS):
             if defined[name].present:
-                raise ValueError(f"--{name} does not belong to a noisy classifier")
-        _by_noise_level(model, place, out, values)
+                raise ValueError(f"--{name} does not belong to a {model.role}")
+        report = _of_codec if model.role == "codec" else _by_noise_level
+        report(model, place, out, values)
     else:
         _by_strength(models.chosen(place, model, values, changes), place, out, values, points)
     say((out / "report.md").read_text(encoding="utf-8"))
@@ -86,21 +99,27 @@ def _by_strength(
     for arguments in guiding.values():
         model.guided(**arguments)  # a mistake shows before anything is trained
     flagging.folder_of(out / "report.json")
-    found = evaluation.evaluate(
-        model,
-        source.open("train"),
-        source.open("test"),
-        guiding=guiding,
-        samples=values["samples"],
-        seed=values["seed"],
-        batch=values["batch"],
-        mesh=fitting(
-            min(values["batch"], values["samples"]),
-            devices=jax.local_devices(),
-            held=model.params,
+    train, held_out = source.open("train"), source.open("test")
+    captioned = chosen.classifier is None and evaluation.entry_of(model, held_out) is not None
+    samples = values["samples"] or (evaluation.CAPTIONS if captioned else SAMPLES)
+    asked = {
+        "guiding": guiding,
+        "samples": samples,
+        "seed": values["seed"],
+        "batch": values["batch"],
+        "mesh": fitting(
+            min(values["batch"], samples), devices=jax.local_devices(), held=model.params
         ),
-        classifier=chosen.classifier,
-    )
+    }
+    settings = {
+        **_where(model, place, chosen.config),
+        **_how(chosen),
+        **_told(chosen.classifier, values, name, points),
+    }
+    if captioned:
+        _of_captions(model, out, train, held_out, asked, settings)
+        return
+    found = evaluation.evaluate(model, train, held_out, classifier=chosen.classifier, **asked)
     say(f"the classifier's held-out accuracy is {found.judge.scorer.held_out_accuracy:.4f}")
     evaluation.write_report(
         out,
@@ -108,9 +127,7 @@ def _by_strength(
         reference=found.judge.training,
         held_out_accuracy=found.judge.scorer.held_out_accuracy,
         settings={
-            **_where(model, place, chosen.config),
-            **_how(chosen),
-            **_told(chosen.classifier, values, name, points),
+            **settings,
             "samples_per_w": len(found.asked.labels),
             "held_out_images": found.judge.real.count,
             "seed": values["seed"],
@@ -121,6 +138,28 @@ def _by_strength(
         strength=name,
         beside=found.asked.beside,
     )
+
+
+def _of_captions(
+    model: Model,
+    out: Path,
+    train: Dataset,
+    held_out: Dataset,
+    asked: dict[str, Any],
+    settings: dict[str, Any],
+) -> None:
+    """Writes the report of a model of captions."""
+    clip = evaluation.train_agreement(train, held_out, cache=files.cache())
+    found = evaluation.evaluate_captions(model, train, held_out, scorers=(clip,), **asked)
+    accuracy = found.judge.detector.held_out_accuracy
+    say(f"the detector reads {accuracy:.2%} of the held-out scenes without a mistake")
+    counted = {
+        "held_out_r_precision": clip.held_out_r_precision,
+        "samples_per_w": len(found.captions.texts),
+        "held_out_images": found.judge.real.count,
+        "seed": asked["seed"],
+    }
+    evaluation.write_caption_report(out, found, {**settings, **counted})
 
 
 def _where(model: Model, place: Path, config: Any) -> dict[str, Any]:
@@ -139,10 +178,10 @@ def _how(chosen: Chosen) -> dict[str, Any]:
     return {**given, "guidance": str(sampling.guidance)}
 
 
-def _points(values: dict[str, Any]) -> tuple[str, dict[float, tuple[float, float]]]:
+def _points(values: dict[str, Any], default: str) -> tuple[str, dict[float, tuple[float, float]]]:
     """What is swept over, and for each of its values w and the classifier's scale."""
     if values["classifier"] is None:
-        return "w", {w: (w, 1.0) for w in _strengths(values, "w", WS)}
+        return "w", {w: (w, 1.0) for w in _strengths(values, "w", default)}
     ws = _strengths(values, "w", "0")
     scales = _strengths(values, "classifier-scale", SCALES if len(ws) == 1 else "1")
     if len(scales) == 1 and len(ws) > 1:
@@ -176,12 +215,31 @@ def _told(
     }
 
 
+def _of_codec(model: Model, place: Path, out: Path, values: dict[str, Any]) -> None:
+    """Writes the report of a codec."""
+    config = copied(describe(place).config)
+    data = models.data_of(config, values["data-path"]).open("test")
+    samples = min(values["samples"] or SAMPLES, len(data.source))
+    scores, rows = evaluation.coding(model, data, samples=samples, batch=values["batch"])
+    evaluation.write_coding_report(
+        out,
+        scores,
+        rows,
+        settings={
+            **_where(model, place, config),
+            "held_out_examples": samples,
+        },
+        medium=medium(model.facts),
+    )
+
+
 def _by_noise_level(model: Model, place: Path, out: Path, values: dict[str, Any]) -> None:
     """Writes the report of a noisy classifier."""
     config = copied(describe(place).config)
     x, labels = evaluation.load_arrays(models.data_of(config, values["data-path"]).open("test"))
+    samples = values["samples"] or SAMPLES
     levels, overall = evaluation.by_noise_level(
-        model, x, labels, samples=values["samples"], seed=values["seed"], batch=values["batch"]
+        model, x, labels, samples=samples, seed=values["seed"], batch=values["batch"]
     )
     evaluation.write_classifier_report(
         out,
@@ -191,7 +249,7 @@ def _by_noise_level(model: Model, place: Path, out: Path, values: dict[str, Any]
         settings={
             **_where(model, place, config),
             "held_out_images": len(labels),
-            "samples": values["samples"],
+            "samples": samples,
             "seed": values["seed"],
         },
     )

@@ -152,7 +152,7 @@ def chosen(
       ValueError: A flag is missing or wrong, or something cannot be read.
     """
     if model.kind is None:
-        raise ValueError(f"{place} holds a noisy classifier, not a diffusion model")
+        raise ValueError(f"{place} holds a {model.role}, not a diffusion model")
     config = recipe.copied(describe(place).config)
     recipe.override_all(config, changes)
     model = sampling_as(model, config)

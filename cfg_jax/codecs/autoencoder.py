@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from cfg_jax.codecs.coders import Coder, Decoder, Encoder
-from cfg_jax.codecs.moments import Moments
-from cfg_jax.codecs.quantise import Quantised, nearest, quantise
+from cfg_jax.codecs import latents
+from cfg_jax.codecs.coders import Coder
 from cfg_jax.diffusion import checks
 from cfg_jax.networks.base import MOST_CHANNELS, SIDES
-from cfg_jax.nn import Conv, space_axes
+from cfg_jax.nn import space_axes
 
 Factors = float | tuple[float, ...]
 """One number, or one a channel of z."""
@@ -47,23 +46,37 @@ class Autoencoder(Coder):
       latent_channels: Channels of ẑ, from 1 to 65,536.
       data_channels: Channels of the data, from 1 to 65,536.
       scale: One over the standard deviation of ẑ, one number or one a channel: 0.18215 for Stable
-        Diffusion 1 and 2, 0.13025 for XL, 0.3611 for FLUX.
+        Diffusion 1 and 2, 0.13025 for XL, 0.3611 for FLUX. Where it is None, a model that is
+        trained in latents measures scale and shift over its data, and keeps them.
       shift: The mean of ẑ, one number or one a channel: 0.1159 for FLUX.
+      run: The work directory where the codec was trained, for a model that is trained in its
+        latents.
+      cached: Whether that model reads latents that were encoded once, see `encode`, rather than
+        encodes in every step.
 
     The other attributes are those of `coders.Coder`.
     """
 
     latent_channels: int = 4
     data_channels: int = 3
-    scale: Factors = 1.0
+    scale: Factors | None = None
     shift: Factors = 0.0
+    run: str = ""
+    cached: bool = True
 
     bound = None
+
+    last_kernel = ("decoder", "output", "Conv_0", "kernel")
+    """Where the kernel of the decoder's last layer lies among the parameters."""
 
     def __post_init__(self):
         checks.whole("latent_channels", self.latent_channels, 1, MOST_CHANNELS)
         checks.whole("data_channels", self.data_channels, 1, MOST_CHANNELS)
-        self.scale = _each("scale", self.scale, self.z_channels, 0.0)
+        if self.scale is not None:
+            self.scale = _each("scale", self.scale, self.z_channels, 0.0)
+        if not isinstance(self.run, str):
+            raise ValueError(f"run must be a work directory, got {checks.told(self.run)}")
+        checks.truth("cached", self.cached)
         self.shift = _each("shift", self.shift, self.z_channels)
         super().__post_init__()
 
@@ -102,14 +115,65 @@ class Autoencoder(Coder):
             )
 
     @nn.nowrap
+    def frozen(self) -> Any:
+        """The variables of the run that trained it; without one random ones, to plan with.
+
+        Raises:
+          ValueError: There is no such run, or it did not train this autoencoder.
+        """
+        sides = (self.factor,) * 2
+        if not self.run:
+            return self.init(jax.random.key(0), jnp.zeros((1, *sides, self.data_channels)))
+        return latents.of_run(self.run, self.shapes((*sides, self.data_channels)))
+
+    @nn.nowrap
+    def learned(self, variables: Any, data: Any) -> Any:
+        """The variables with the scale and the shift of z over data, where those are not given.
+
+        Raises:
+          ValueError: It was not trained yet.
+        """
+        if not self.run:
+            raise ValueError(
+                f"the {type(self).__name__} autoencoder must be trained first, see configs/"
+                "scenes_codec.py: name its run in config.codec.run"
+            )
+        if self.scale is not None:
+            return variables
+        return {**variables, "latents": latents.statistics(self, variables, data)}
+
+    @nn.nowrap
+    def kept(self, variables: Any, data: Any) -> latents.Kept:
+        """What `described` says of all examples of data, on disk."""
+        return latents.kept(self, variables, data)
+
+    @nn.nowrap
+    def attached(self, variables: Any, data: Any) -> Any:
+        """Data whose examples bring what `described` says of them as "latents"."""
+        return latents.attached(self, variables, data) if self.cached else data
+
+    @nn.nowrap
+    def _factors(self) -> tuple[Array, Array]:
+        """Scale and shift."""
+        scale: Any
+        shift: Any
+        if self.scope is not None and self.has_variable("latents", "scale"):
+            scale, shift = (self.get_variable("latents", name) for name in ("scale", "shift"))
+        else:
+            scale, shift = 1.0 if self.scale is None else self.scale, self.shift
+        return jnp.asarray(scale), jnp.asarray(shift)
+
+    @nn.nowrap
     def scaled(self, latents: Float[Array, "batch *sides _"]) -> Float[Array, "batch *sides _"]:
         """Z of ẑ."""
-        return (latents - jnp.asarray(self.shift)) * jnp.asarray(self.scale)
+        scale, shift = self._factors()
+        return (latents - shift) * scale
 
     @nn.nowrap
     def unscaled(self, z: Float[Array, "batch *sides _"]) -> Float[Array, "batch *sides _"]:
         """ẑ of z."""
-        return z / jnp.asarray(self.scale) + jnp.asarray(self.shift)
+        scale, shift = self._factors()
+        return z / scale + shift
 
     def decode(self, z: Float[Array, "batch *sides _"]) -> Float[Array, "batch *_ channels"]:
         """The data of z, float32, not clipped."""
@@ -128,202 +192,6 @@ class Autoencoder(Coder):
     def decoded(self, latents: Float[Array, "batch *sides _"]) -> Float[Array, "batch *sides _"]:
         """What the decoder is given of ẑ."""
         raise NotImplementedError
-
-
-class KL(Autoencoder):
-    """An autoencoder with Gaussian latents ẑ ~ N(mean(x), std(x)²).
-
-    `moments` gives mean and log-variance, `sample` a z of them; `encode` is z at the mean.
-    `__call__` is for training: data → moments → a sample, or the mean without a key → data.
-
-    Attributes:
-      quant_conv: Whether a convolution of one entry follows the encoder.
-      post_quant_conv: Whether one stands before the decoder.
-
-    The other attributes are those of `Autoencoder` and `coders.Coder`.
-
-    >>> import jax, jax.numpy as jnp
-    >>> from cfg_jax.codecs import KL
-    >>> codec = KL(channels=8, channel_mult=(1, 2), blocks=1, latent_channels=2, scale=0.5)
-    >>> x = jnp.zeros((1, 8, 4, 3))
-    >>> params = codec.init(jax.random.key(0), x)
-    >>> z = codec.apply(params, x, method=codec.encode)
-    >>> z.shape, codec.apply(params, z, method=codec.decode).shape
-    ((1, 4, 2, 2), (1, 8, 4, 3))
-    """
-
-    quant_conv: bool = True
-    post_quant_conv: bool = True
-
-    def __post_init__(self):
-        checks.truth("quant_conv", self.quant_conv)
-        checks.truth("post_quant_conv", self.post_quant_conv)
-        super().__post_init__()
-
-    def setup(self):
-        """Names the parts."""
-        both = 2 * self.latent_channels
-        self.encoder = Encoder(**self.shared, outputs=both)
-        self.decoder = Decoder(**self.shared, outputs=self.data_channels)
-        if self.quant_conv:
-            self.quant = Conv(both, size=1)
-        if self.post_quant_conv:
-            self.post_quant = Conv(self.latent_channels, size=1)
-
-    def __call__(
-        self,
-        x: Float[Array, "batch *sides channels"],
-        key: jax.Array | None = None,
-        *,
-        train: bool = False,
-    ) -> Coded:
-        """Encodes and decodes.
-
-        Args:
-          x: Data.
-          key: Of the sample, as `Moments.sample` takes it; None to decode the mean.
-          train: Turns dropout on, which then needs a "dropout" rng.
-
-        Raises:
-          ValueError: A side of space is no multiple of `factor`.
-        """
-        moments = self.moments(x, train=train)
-        latents = moments.mean if key is None else moments.sample(key)
-        h = self.decoder(self.decoded(latents), train)
-        return Coded(h, moments)
-
-    def moments(self, x: Float[Array, "batch *sides channels"], *, train: bool = False) -> Moments:
-        """Mean and log-variance of ẑ.
-
-        Raises:
-          ValueError: A side of space is no multiple of `factor`.
-        """
-        self.check(x.shape[1:])
-        h = self.encoder(x, train)
-        return Moments.of(self.quant(h) if self.quant_conv else h)
-
-    @nn.nowrap
-    def sample(self, moments: Moments, key: jax.Array) -> Float[Array, "batch *sides _"]:
-        """A z of the moments of ẑ; for the key see `Moments.sample`."""
-        return self.scaled(moments.sample(key))
-
-    def encode(self, x: Float[Array, "batch *sides channels"]) -> Float[Array, "batch *_ _"]:
-        """Z at the mean.
-
-        Raises:
-          ValueError: A side of space is no multiple of `factor`.
-        """
-        return self.scaled(self.moments(x).mean)
-
-    def decoded(self, latents: Float[Array, "batch *sides _"]) -> Float[Array, "batch *sides _"]:
-        """What the decoder is given of ẑ."""
-        return self.post_quant(latents) if self.post_quant_conv else latents
-
-
-class VQ(Autoencoder):
-    """An autoencoder with a codebook: the decoder sees, of each vector of ẑ, the nearest code.
-
-    `encode` gives z *before* quantisation and `decode` quantises, so that diffusion's own errors
-    are rounded away; `codes` gives the codes' numbers, `from_codes` decodes them. `__call__` is for
-    training.
-
-    Attributes:
-      entries: The number of codes, from 1 to 16,777,216.
-      code_channels: Channels of a code and of z; None for latent_channels, those of the encoder.
-      beta: Weight of the commitment loss, at least 0; see `quantise.quantise`.
-      swapped: Whether β lies on the other term, as in the published models.
-
-    The other attributes are those of `Autoencoder` and `coders.Coder`.
-
-    >>> import jax, jax.numpy as jnp
-    >>> from cfg_jax.codecs import VQ
-    >>> codec = VQ(channels=8, channel_mult=(1, 2), blocks=1, latent_channels=2, entries=5)
-    >>> x = jnp.zeros((1, 8, 4, 3))
-    >>> params = codec.init(jax.random.key(0), x)
-    >>> codes = codec.apply(params, x, method=codec.codes)
-    >>> codes.shape, codec.apply(params, codes, method=codec.from_codes).shape
-    ((1, 4, 2), (1, 8, 4, 3))
-    """
-
-    latent_channels: int = 3
-    entries: int = 8192
-    code_channels: int | None = None
-    beta: float = 0.25
-    swapped: bool = False
-
-    def __post_init__(self):
-        checks.whole("entries", self.entries, 1, 2**24)
-        if self.code_channels is not None:
-            checks.whole("code_channels", self.code_channels, 1, MOST_CHANNELS)
-        checks.number("beta", self.beta, 0.0)
-        checks.truth("swapped", self.swapped)
-        super().__post_init__()
-
-    @property
-    def z_channels(self) -> int:
-        """Channels of z."""
-        return self.code_channels or self.latent_channels
-
-    def setup(self):
-        """Names the parts."""
-        self.encoder = Encoder(**self.shared, outputs=self.latent_channels)
-        self.decoder = Decoder(**self.shared, outputs=self.data_channels)
-        self.quant = Conv(self.z_channels, size=1)
-        self.post_quant = Conv(self.latent_channels, size=1)
-        near = nn.initializers.uniform(2.0 / self.entries)
-
-        def around_zero(*args):
-            return near(*args) - 1.0 / self.entries
-
-        self.codebook = self.param("codebook", around_zero, (self.entries, self.z_channels))
-
-    def __call__(self, x: Float[Array, "batch *sides channels"], *, train: bool = False) -> Coded:
-        """Encodes, quantises and decodes; `train` turns dropout on, which needs a "dropout" rng.
-
-        Raises:
-          ValueError: A side of space is no multiple of `factor`.
-        """
-        found = self.quantised(self.latents(x, train=train))
-        return Coded(self.decoder(self.post_quant(found.vectors), train), found)
-
-    def latents(
-        self, x: Float[Array, "batch *sides channels"], *, train: bool = False
-    ) -> Float[Array, "batch *_ _"]:
-        """ẑ, before quantisation, float32.
-
-        Raises:
-          ValueError: A side of space is no multiple of `factor`.
-        """
-        self.check(x.shape[1:])
-        return self.quant(self.encoder(x, train))
-
-    def encode(self, x: Float[Array, "batch *sides channels"]) -> Float[Array, "batch *_ _"]:
-        """Z, before quantisation.
-
-        Raises:
-          ValueError: A side of space is no multiple of `factor`.
-        """
-        return self.scaled(self.latents(x))
-
-    def quantised(self, latents: Float[Array, "batch *sides _"]) -> Quantised:
-        """The codes of ẑ."""
-        return quantise(self.codebook, latents, beta=self.beta, swapped=self.swapped)
-
-    def codes(self, x: Float[Array, "batch *sides channels"]) -> Int[Array, "batch *_"]:
-        """The codes' numbers, int32.
-
-        Raises:
-          ValueError: A side of space is no multiple of `factor`.
-        """
-        return nearest(self.codebook, self.latents(x))
-
-    def from_codes(self, codes: Int[Array, "batch *sides"]) -> Float[Array, "batch *_ channels"]:
-        """The data of codes, float32."""
-        return self.decoder(self.post_quant(self.codebook[codes]))
-
-    def decoded(self, latents: Float[Array, "batch *sides _"]) -> Float[Array, "batch *sides _"]:
-        """What the decoder is given of ẑ."""
-        return self.post_quant(self.quantised(latents).vectors)
 
 
 def _each(name: str, value: Any, channels: int, above: float = -math.inf) -> Factors:

@@ -16,7 +16,17 @@ from jaxtyping import Array, Float
 from cfg_jax.diffusion import checks
 from cfg_jax.networks.base import MOST_BLOCKS, MOST_CHANNELS, REMAT
 from cfg_jax.networks.blocks import ResidualBlock, widths
-from cfg_jax.nn import Conv, Dtype, GroupNorm, SelfAttention, dtype_name, space_axes, upsample
+from cfg_jax.nn import (
+    Conv,
+    Dtype,
+    GroupNorm,
+    SelfAttention,
+    dtype_name,
+    patched,
+    space_axes,
+    unpatched,
+    upsample,
+)
 from cfg_jax.nn.fields import one_of
 
 EPSILON = 1e-6
@@ -31,11 +41,14 @@ class Coder(nn.Module):
 
     Attributes:
       channels: Channels of the first level, where its entry of channel_mult is 1; from 1 to 65,536.
+      patch: Sides of the squares of space whose entries are the channels of one place at the first
+        level, from 1 to 64: 2 spares small pictures most of the work. The published autoencoders
+        have 1.
       channel_mult: Each level's channels as a multiple of `channels`; each level but the last
         halves the sides of space.
       blocks: Residual blocks a level on the way down, from 1 to 128; there is one more on the way
         up.
-      attention_factors: Attention after the blocks of a level whose sides are those of the data
+      attention_factors: Attention after the blocks of a level whose sides are those of the first
         divided by one of these powers of two.
       middle_attention: Whether there is attention between the two blocks of the middle. All
         attention has a single head; over a video it is factorised: within each frame, then over the
@@ -53,6 +66,7 @@ class Coder(nn.Module):
     """
 
     channels: int = 128
+    patch: int = 1
     channel_mult: tuple[float, ...] = (1, 2, 4, 4)
     blocks: int = 2
     attention_factors: tuple[int, ...] = ()
@@ -65,6 +79,7 @@ class Coder(nn.Module):
     def __post_init__(self):
         self.dtype = dtype_name(self.dtype)
         checks.whole("channels", self.channels, 1, MOST_CHANNELS)
+        checks.whole("patch", self.patch, 1, 64)
         checks.whole("blocks", self.blocks, 1, MOST_BLOCKS)
         checks.truth("middle_attention", self.middle_attention)
         checks.whole("groups", self.groups, 1, MOST_CHANNELS)
@@ -76,8 +91,8 @@ class Coder(nn.Module):
 
     @property
     def factor(self) -> int:
-        """By how much the sides of space are divided: 2 to the power of the levels after one."""
-        return 2 ** (len(self.channel_mult) - 1)
+        """By how much the sides of space are divided: by the patch, and by 2 a level after one."""
+        return self.patch * 2 ** (len(self.channel_mult) - 1)
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -182,7 +197,7 @@ class Encoder(Coder):
         self, x: Float[Array, "batch *sides _"], train: bool = False
     ) -> Float[Array, "batch *_ outputs"]:
         """Encodes; `train` turns dropout on, which then needs a "dropout" rng."""
-        h = self.input(x.astype(self.dtype))
+        h = self.input(patched(x.astype(self.dtype), self.patch))
         for i, level in enumerate(self.levels):
             h = self.downsamples[i - 1](h) if i else h
             h = level(h, train)
@@ -217,7 +232,7 @@ class Decoder(Coder):
             self.conv(int(m * self.channels)) for m in reversed(self.channel_mult[1:])
         ]
         self.output_norm = self.norm()
-        self.output = self.conv(self.outputs)
+        self.output = self.conv(self.outputs, patch=self.patch)
 
     def __call__(
         self, h: Float[Array, "batch *sides _"], train: bool = False
@@ -237,7 +252,8 @@ class Decoder(Coder):
     ) -> Float[Array, "batch *_ outputs"]:
         """All that follows upon `begin`."""
         h = self._rise(h, range(levels, len(self.levels)), train)
-        return self.output(nn.silu(self.output_norm(h))).astype(jnp.float32)
+        h = self.output(nn.silu(self.output_norm(h))).astype(jnp.float32)
+        return unpatched(h, self.patch)
 
     def _rise(self, h: Array, numbers: Sequence[int], train: bool) -> Array:
         for i in numbers:

@@ -21,11 +21,13 @@ class Quantised(NamedTuple):
         to what was quantised, and none of it to the codebook.
       codes: The codes' numbers, int32 (batch, *sides).
       loss: Of each example, what pulls codes and vectors together.
+      inputs: What was quantised.
     """
 
     vectors: Float[Array, "batch *sides width"]
     codes: Int[Array, "batch *sides"]
     loss: Float[Array, " batch"]
+    inputs: Float[Array, "batch *sides width"]
 
 
 def nearest(
@@ -85,7 +87,7 @@ def quantise(
     of_codes = jnp.square(e - jax.lax.stop_gradient(z)).mean(axes)
     of_vectors = jnp.square(jax.lax.stop_gradient(e) - z).mean(axes)
     loss = beta * of_codes + of_vectors if swapped else of_codes + beta * of_vectors
-    return Quantised(z + jax.lax.stop_gradient(e - z), codes, loss)
+    return Quantised(z + jax.lax.stop_gradient(e - z), codes, loss, z)
 
 
 def counts(codes: Int[Array, "..."], size: int) -> Int[Array, " size"]:

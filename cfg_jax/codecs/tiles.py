@@ -122,7 +122,9 @@ def decode_in_tiles(
         both = jnp.where(_mine(piece.shape, size, place), piece, there)
         return jax.lax.dynamic_update_slice(canvas, both, corner), None
 
-    sides = _shape(h.shape, [h.shape[axis] * 2 ** (levels - whole) for axis in axes])[:-1]
+    sides = _shape(h.shape, [h.shape[axis] * 2 ** (levels - whole) * codec.patch for axis in axes])[
+        :-1
+    ]
     canvas = jnp.zeros((*sides, codec.data_channels), jnp.float32)
     return jax.lax.scan(write, canvas, places)[0]
 

@@ -9,6 +9,7 @@ from cfg_jax.data.folder import Folder
 from cfg_jax.data.moving_digits import MovingDigits
 from cfg_jax.data.pipeline import LostWorkerError, batches
 from cfg_jax.data.scenes import Scenes
+from cfg_jax.data.shards import Shards
 from cfg_jax.data.sounds import Sounds
 from cfg_jax.data.sources import SOURCES
 
@@ -25,6 +26,7 @@ __all__ = [
     "LostWorkerError",
     "MovingDigits",
     "Scenes",
+    "Shards",
     "Sounds",
     "UnreadableError",
     "batches",

@@ -4,12 +4,14 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from cfg_jax.data import tree
+from cfg_jax.data import fields, tree
+from cfg_jax.data.buckets import Bucketed, Shape, nearest, shapes
 from cfg_jax.data.dataset import (
     IN_MEMORY,
     SKIPPING,
@@ -21,9 +23,11 @@ from cfg_jax.data.dataset import (
     first_readable,
     load,
     reason,
+    warn_of_left_out,
 )
 from cfg_jax.data.folder import IMAGES, Pictures, both, fingerprint
 from cfg_jax.data.tree import Tree, shown
+from cfg_jax.data.windows import Windowed
 
 TABLES = ("metadata.jsonl", "metadata.csv")
 """Names of the tables, each looked for beside the pictures."""
@@ -44,13 +48,38 @@ class Captioned(Pictures):
     lines of one picture are its captions. Folders train and test are splits.
 
     Pictures without a caption are left out where `skip_bad` is set, and refused where it is not;
-    captions are not mirrored with their pictures. The attributes are those of `folder.Pictures`.
+    captions are not mirrored with their pictures.
+
+    Attributes:
+      buckets: 0 makes squares of all pictures; else they are sorted into shapes of at most
+        image_size² pixels, heights and widths multiples of this, itself a multiple of 8, at most
+        1,024. A batch is of one shape, which the network must take.
+      aspect: The greatest ratio of height to width, or of width to height, of these, from 1 to 4.
+
+    The other attributes are those of `folder.Pictures`; `crop` cuts anywhere in the whole picture.
     """
+
+    buckets: int = 0
+    aspect: float = 2.0
 
     wanted = "a folder or zip of pictures with captions"
 
+    def __post_init__(self):
+        super().__post_init__()
+        fields.whole("buckets", self.buckets, 0, 1024, why=" (squares)")
+        fields.within("aspect", self.aspect, 1, 4)
+        if self.buckets % 8:
+            raise ValueError(f"buckets should be a multiple of 8, got {self.buckets}")
+        if self.buckets and (not self.image_size or self.image_size % self.buckets):
+            raise ValueError(
+                f"image_size should be a multiple of buckets, {self.buckets}, got {self.image_size}"
+            )
+
     def open(self, split: str) -> Dataset:
-        """As `Kind.open`; pictures that take 256 MiB or less in all are read once."""
+        """As `Kind.open`; what takes 256 MiB or less in all is read once, unless it is cut.
+
+        With buckets, the sizes of all pictures are read here.
+        """
         check_split(split)
         found = both(self.path, self.test_path, self.held_out, PICTURES)
         there, files = found[split]
@@ -64,11 +93,17 @@ class Captioned(Pictures):
         files = [file for file in files if file in texts]
         if not files:
             raise ValueError(f"{shown(self.path)} holds no picture with a caption")
-        unshaped = _Pictures(there, files, texts, self, ())
-        shape = self._first(unshaped)
-        source: Source = dataclasses.replace(unshaped, shape=shape)
-        if len(files) * shape[0] * shape[1] * shape[2] <= IN_MEMORY:
-            source = load(source, skip_bad=self.skip_bad)
+        square = self.image_size, self.image_size
+        unshaped = _Pictures(there, files, texts, self)
+        shape = (*square, self.channels) if self.image_size else self._first(unshaped)
+        if self.buckets:
+            source: Source = self._bucketed(dataclasses.replace(unshaped, shape=shape))
+        elif self.crop > 1:
+            source = self._cut(unshaped, square)
+        else:
+            source = dataclasses.replace(unshaped, shape=shape)
+            if len(files) * math.prod(shape) <= IN_MEMORY:
+                source = load(source, skip_bad=self.skip_bad)
         return Dataset(
             source=source,
             shape=shape,
@@ -83,10 +118,40 @@ class Captioned(Pictures):
             workers=0 if isinstance(source, ArraySource) else self.workers,
         )
 
+    def _cut(self, pictures: "_Pictures", window: Shape) -> Windowed:
+        """The pictures as large as they are cut from."""
+        height, width = (round(side * self.crop) for side in window)
+        whole = dataclasses.replace(pictures, shape=(), covered=(height, width))
+        return Windowed(whole, (*window, self.channels))
+
+    def _bucketed(self, pictures: "_Pictures") -> Bucketed:
+        """The pictures sorted by their ratio of height to width."""
+        every = shapes(self.image_size, self.buckets, self.aspect)
+        held: list[list[str]] = [[] for _ in every]
+        kept, bad = [], []
+        for file in pictures.files:
+            try:
+                size = pictures.size(file)
+            except UnreadableError as error:
+                if not self.skip_bad:
+                    raise UnreadableError(f"{error}; {SKIPPING}") from error
+                bad.append(error)
+                continue
+            kept.append(file)
+            held[nearest(every, size)].append(file)
+        if bad:
+            warn_of_left_out(bad, len(pictures.files))
+        sources: list[Source] = []
+        for shape, files in zip(every, held, strict=True):
+            here = dataclasses.replace(
+                pictures, files=files, covered=shape, shape=(*shape, self.channels)
+            )
+            if files:
+                sources.append(self._cut(here, shape) if self.crop > 1 else here)
+        return Bucketed(dataclasses.replace(pictures, files=kept), tuple(sources))
+
     def _first(self, source: Source) -> tuple[int, ...]:
         """The shape of the first picture that can be read."""
-        if self.image_size:
-            return self.image_size, self.image_size, self.channels
         return first_readable(
             range(len(source)),
             lambda index: source[index]["x"].shape,
@@ -97,13 +162,23 @@ class Captioned(Pictures):
 
 @dataclasses.dataclass(frozen=True)
 class _Pictures:
-    """Random access to the pictures of a tree and their captions."""
+    """Random access to the pictures of a tree and their captions.
+
+    Attributes:
+      tree: Where they lie.
+      files: Their names there.
+      texts: The captions of them and perhaps others.
+      settings: How they are decoded.
+      shape: What each must have; () allows any, and leaves what lies beyond `covered`.
+      covered: Height and width that each is made to cover; `image_size` both when None.
+    """
 
     tree: Tree
     files: Sequence[str]
     texts: Captions
     settings: Captioned
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] = ()
+    covered: Shape | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -112,22 +187,38 @@ class _Pictures:
         from cfg_jax.data.pixels import decoded
 
         file, settings = self.files[index], self.settings
-        where = f"{shown(self.tree.path)}: the picture {shown(file)}"
         try:
             x = decoded(
                 self.tree.read(file),
-                image_size=settings.image_size,
+                image_size=self.covered or settings.image_size,
+                cut=bool(self.shape),
                 channels=settings.channels,
                 background=settings.background,
             )
         except Exception as error:  # Damaged files make decoders raise anything.
-            raise UnreadableError(f"{where} cannot be read ({reason(error)})") from error
+            raise self._unreadable(file, error) from error
         if self.shape and x.shape != self.shape:
             raise UnreadableError(
-                f"{where} is {x.shape[:2]} where the first is {self.shape[:2]} (height, width): "
-                "image_size brings all to one size"
+                f"{self._named(file)} is {x.shape[:2]} where the first is {self.shape[:2]} "
+                "(height, width): image_size brings all to one size"
             )
         return {"x": x, "text": self.texts[file]}
+
+    def size(self, file: str) -> Shape:
+        """Height and width of a picture as it is stored."""
+        from cfg_jax.data.pixels import size_of
+
+        try:
+            with self.tree.open(file) as opened:
+                return size_of(opened)
+        except Exception as error:  # As above.
+            raise self._unreadable(file, error) from error
+
+    def _named(self, file: str) -> str:
+        return f"{shown(self.tree.path)}: the picture {shown(file)}"
+
+    def _unreadable(self, file: str, error: Exception) -> UnreadableError:
+        return UnreadableError(f"{self._named(file)} cannot be read ({reason(error)})")
 
 
 def captions(there: Tree) -> Captions:

@@ -16,6 +16,8 @@ class Catalogue(Kind):
 
     Attributes:
       name: of the dataset, such as "cifar10" or "imagenet_resized/64x64".
+      text: the feature that holds captions, one of text or a sequence of them, such as "caption" or
+        "captions/text"; "" for none.
       image_size: side that images are resized and cropped to, at most 16,384; 0 leaves their size.
       dir: where prepared datasets are kept, "" for TFDS's default (`TFDS_DATA_DIR`).
       flip: mirror half of the examples left to right.
@@ -23,6 +25,7 @@ class Catalogue(Kind):
     """
 
     name: str = ""
+    text: str = ""
     image_size: int = 0
     dir: str = ""
     flip: bool = False
@@ -31,6 +34,7 @@ class Catalogue(Kind):
     def __post_init__(self):
         super().__post_init__()
         fields.text("name", self.name)
+        fields.text("text", self.text)
         fields.whole("image_size", self.image_size, 0, fields.SIDE, why=" (as stored)")
         fields.path("dir", self.dir)
         fields.flag("flip", self.flip)
@@ -47,7 +51,12 @@ class Catalogue(Kind):
             raise records.needs(self.name, "TensorFlow")
         records.prepare(builder, self.name)
         found = records.read(
-            builder, split, name=self.name, image_size=self.image_size, skip_bad=self.skip_bad
+            builder,
+            split,
+            name=self.name,
+            image_size=self.image_size,
+            text=self.text,
+            skip_bad=self.skip_bad,
         )
         return dataclasses.replace(found, flip=self.flip, workers=self.workers)
 
@@ -58,7 +67,8 @@ class Catalogue(Kind):
         features = dict(self._builder().info.features)
         names = records.class_names_of(features)
         shape = records.shape_of(features, name=self.name, image_size=self.image_size)
-        return Facts(shape, names, dict(LABEL) if names else {})
+        texts = records.text_of(features, self.text, name=self.name)
+        return Facts(shape, names, dict(LABEL) if names else {}, texts)
 
     def _builder(self) -> Any:
         import tensorflow_datasets as tfds

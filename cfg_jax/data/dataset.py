@@ -1,6 +1,8 @@
 """A split of a dataset: random access to its examples, and what is known of them."""
 
 import dataclasses
+import functools
+import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +12,7 @@ import jax
 import numpy as np
 
 from cfg_jax.data import fields
+from cfg_jax.data.samples import to_float
 from cfg_jax.parts import Facts
 
 _LOG = logging.getLogger(__name__)
@@ -77,6 +80,32 @@ class ArraySource:
         return tuple(name for name, array in self.arrays.items() if array.dtype == object)
 
 
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """Examples of a source, each with its row of arrays that lie in files.
+
+    Attributes:
+      source: the examples.
+      paths: .npy files of (n, ...) by the arrays' names.
+    """
+
+    source: Source
+    paths: Mapping[str, str]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        rows = {name: mapped(path)[index] for name, path in self.paths.items()}
+        return {**self.source[index], **rows}
+
+
+@functools.lru_cache(maxsize=8)
+def mapped(path: str) -> np.ndarray:
+    """The array of an .npy file, read where it is asked for."""
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
 LABEL: Mapping[str, jax.ShapeDtypeStruct] = {"label": jax.ShapeDtypeStruct((), np.int32)}
 """The further arrays of examples that have a label alone."""
 
@@ -123,11 +152,43 @@ class Dataset:
         return len(self.class_names)
 
     @property
+    def varies(self) -> bool:
+        """Whether `batches` shows an example in more ways than mirrored or not."""
+        return getattr(self.source, "varies", False)
+
+    @property
     def facts(self) -> Facts:
         """What a model is told of the data."""
         return Facts(
             self.shape, self.class_names, dict(self.arrays), self.texts, self.rate, self.dtype
         )
+
+    def floats(self, index: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Some examples' "x" as float32 in [-1, 1]; zeros for those that may be left out as bad."""
+        if isinstance(self.source, ArraySource):
+            return to_float(self.source.arrays["x"][np.asarray(index)])
+        return np.stack([to_float(self._x(int(number))) for number in index])
+
+    def _x(self, number: int) -> np.ndarray:
+        try:
+            return self.source[number]["x"]
+        except UnreadableError as error:
+            if not self.skip_bad:
+                raise UnreadableError(f"{error}; {SKIPPING}") from error
+            return np.zeros(self.shape, self.dtype)
+
+    def beside(self, paths: Mapping[str, str]) -> "Dataset":
+        """The same examples, each with its row of the arrays in .npy files."""
+        if isinstance(self.source, ArraySource):
+            arrays = {name: mapped(path) for name, path in paths.items()}
+            return dataclasses.replace(self, source=ArraySource({**self.source.arrays, **arrays}))
+        return dataclasses.replace(self, source=Beside(self.source, dict(paths)))
+
+    def digest(self) -> str:
+        """A digest of the examples' "x" where they are held in memory, else the fingerprint."""
+        if not isinstance(self.source, ArraySource):
+            return self.fingerprint
+        return hashlib.sha256(np.ascontiguousarray(self.source.arrays["x"]).data).hexdigest()
 
     def captions(self, name: str) -> Iterator[str]:
         """All texts of a name, example by example."""

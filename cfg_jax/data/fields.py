@@ -21,6 +21,13 @@ def share(name: str, value: Any) -> None:
         raise ValueError(f"{name} should be between 0 and 1, got {value!r}")
 
 
+def within(name: str, value: Any, least: float, most: float) -> None:
+    """A number from `least` to `most`."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not least <= value <= most:
+        raise ValueError(f"{name} should be from {least} to {most}, got {value!r}")
+
+
 def flag(name: str, value: Any) -> None:
     """True or False."""
     if not isinstance(value, bool):

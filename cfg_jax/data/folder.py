@@ -8,6 +8,7 @@ from typing import ClassVar
 from cfg_jax.data import fields, splits, tree
 from cfg_jax.data.dataset import Dataset, Kind, check_split, warn_of_empty
 from cfg_jax.data.tree import Tree, What
+from cfg_jax.data.windows import Windowed
 
 IMAGES = What(
     one="image",
@@ -30,6 +31,8 @@ class Pictures(Kind):
       held_out: that part of every class, between 0 and 1, the same images every time.
       image_size: side of the square that images are resized and cropped to, at most 16,384; 0 if
         all have one size.
+      crop: how many times `image_size` the short side of images is, from 1 to 4; where it is more
+        than 1, training is shown a square at a random place of each, else the one in the middle.
       channels: 1 (grey) or 3 (RGB).
       background: red, green and blue, 0 to 255, of what shows through transparent images.
       flip: mirror half of the examples left to right.
@@ -43,6 +46,7 @@ class Pictures(Kind):
     test_path: str = ""
     held_out: float = 0.1
     image_size: int = 0
+    crop: float = 1.0
     channels: int = 3
     background: tuple[int, int, int] = (255, 255, 255)
     flip: bool = False
@@ -54,10 +58,18 @@ class Pictures(Kind):
         fields.path("test_path", self.test_path)
         fields.share("held_out", self.held_out)
         fields.whole("image_size", self.image_size, 0, fields.SIDE, why=" (as stored)")
+        fields.within("crop", self.crop, 1, 4)
+        if self.crop > 1 and not self.image_size:
+            raise ValueError(f"crop should be 1 where image_size is 0 (as stored), got {self.crop}")
         fields.one_of("channels", self.channels, (1, 3), "1 (grey) or 3 (RGB)")
         fields.colour("background", self.background)
         fields.flag("flip", self.flip)
         fields.flag("skip_bad", self.skip_bad)
+
+    @property
+    def side(self) -> int:
+        """The short side of images as they are read; 0 as stored."""
+        return round(self.image_size * self.crop)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +78,7 @@ class Folder(Pictures):
 
     The layouts are CLASS/IMAGE, CLASS/…/IMAGE and, for images without classes, IMAGE alone; folders
     train and test with either of them; and any of these within other folders. Of an animation the
-    first frame is taken.
+    first frame is taken. Images are stored as squares, within which `crop` cuts.
 
     Attributes:
       dir: where prepared datasets are kept, "" for TFDS's default (`TFDS_DATA_DIR`).
@@ -91,7 +103,7 @@ class Folder(Pictures):
         found = both(self.path, self.test_path, self.held_out, IMAGES)
         builder = ClassFolders(
             found,
-            Decoding(self.image_size, self.channels, tuple(self.background), self.skip_bad),
+            Decoding(self.side, self.channels, tuple(self.background), self.skip_bad),
             data_dir=os.path.expanduser(self.dir) or None,
         )
         records.prepare(builder, "folder")
@@ -103,6 +115,11 @@ class Folder(Pictures):
             skip_bad=self.skip_bad,
         )
         warn_of_empty(tree.shown(self.path), split, dataset.class_names, dataset.source)
+        if self.crop > 1:
+            shape = (self.image_size, self.image_size, self.channels)
+            dataset = dataclasses.replace(
+                dataset, source=Windowed(dataset.source, shape), shape=shape
+            )
         return dataclasses.replace(
             dataset, flip=self.flip, workers=self.workers, fingerprint=fingerprint(found)
         )

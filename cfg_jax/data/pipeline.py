@@ -14,11 +14,16 @@ from typing import Any
 
 import numpy as np
 
+from cfg_jax.data import buckets
 from cfg_jax.data.dataset import SKIPPING, ArraySource, Dataset, Source, UnreadableError
+from cfg_jax.data.windows import Windowed
 
 _AHEAD = 8  # Batches read before they are asked for, so that the device never waits for the host.
 _THREADS = 4
 _IN_A_ROW = 100  # So many bad examples one after another are no exceptions any more.
+
+TWIN = "_mirrored"
+"""What stands behind the name of an array that holds another's values for mirrored examples."""
 
 _LOG = logging.getLogger(__name__)
 _WARNED: set[str] = set()  # Of each bad example once, though it comes every epoch.
@@ -47,7 +52,10 @@ def batches(
     which of its texts is taken at a place are functions of (seed, place), so the stream is the same
     with any number of workers or processes, and wherever it starts. So it is where examples cannot
     be read and may be skipped: in the place of such a one comes the next readable one of its epoch,
-    after the last the first.
+    after the last the first. A picture that is cut is cut at a place of (seed, place) too.
+
+    Where pictures lie in buckets, a batch is of one bucket, a function of (seed, step), and each
+    bucket has a line of its own.
 
     Args:
       dataset: what to draw from, and how; it may be smaller than a batch. Its workers are spawned,
@@ -80,16 +88,25 @@ def batches(
             f"batch_size should be a multiple of the {process_count} processes, got {batch_size}"
         )
     rows = batch_size // process_count
-    reader = _Reader(
-        dataset.source,
-        seed,
-        dataset.flip,
-        dataset.skip_bad,
-        stride=batch_size,
-        offset=process_index * rows,
-        rows=rows,
-    )
-    return _stream(reader, start, dataset.workers)
+
+    def reader(source: Source, seed: int) -> _Reader:
+        return _Reader(
+            source,
+            seed,
+            dataset.flip,
+            dataset.skip_bad,
+            stride=batch_size,
+            offset=process_index * rows,
+            rows=rows,
+        )
+
+    if isinstance(dataset.source, buckets.Bucketed):
+        held = [
+            reader(bucket, buckets.seed_of(seed, number))
+            for number, bucket in enumerate(dataset.source.buckets)
+        ]
+        return _stream(_Turns(tuple(held), seed), start, dataset.workers)
+    return _stream(reader(dataset.source, seed), start, dataset.workers)
 
 
 def _check_ranges(batch_size: int, seed: int, start: int, workers: int) -> None:
@@ -132,6 +149,8 @@ class _Reader:
                 batch[name] = _chosen(values, chance)
         if self.flip:
             batch["x"][mirrored] = batch["x"][mirrored][..., ::-1, :]
+            for twin in [name for name in batch if name.endswith(TWIN)]:
+                batch[twin.removesuffix(TWIN)][mirrored] = batch.pop(twin)[mirrored]
         return batch
 
     def _example(self, epoch: np.int64, place: np.int64) -> dict[str, Any]:
@@ -140,7 +159,7 @@ class _Reader:
         attempts = min(_IN_A_ROW, len(order))
         for bad in range(attempts):
             try:
-                example = self.source[int(order[(place + bad) % len(order)])]
+                example = self._read(int(order[(place + bad) % len(order)]), int(epoch), place)
             except UnreadableError as error:
                 if not self.skip_bad:
                     raise UnreadableError(f"{error}; {SKIPPING}") from error
@@ -150,14 +169,39 @@ class _Reader:
                 return {**example, "replaced": np.int32(bad > 0)}
         raise UnreadableError(f"{attempts} examples in a row cannot be read, the last: {last}")
 
+    def _read(self, index: int, epoch: int, place: np.int64) -> dict[str, Any]:
+        """An example, cut at the place's window where it is larger than that."""
+        if not isinstance(self.source, Windowed):
+            return self.source[index]
+        return self.source.at(index, _windows(self.seed, epoch, len(self.source))[place])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Turns:
+    """Reads one process's part of the global batch of a step from the bucket whose turn it is."""
+
+    readers: tuple[_Reader, ...]
+    seed: int
+
+    def __call__(self, step: int) -> Batch:
+        sizes = tuple(len(reader.source) for reader in self.readers)
+        bucket, number = buckets.turn(self.seed, step, sizes)
+        return self.readers[bucket](number)
+
 
 # Grain's own shuffle, random_map and batch take 2 ms for 64 digits in memory; drawing an epoch's
 # permutation at once, and indexing with it, 0.02 ms.
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2 * _THREADS)  # Each thread's batch may end an epoch.
 def _epoch(seed: int, epoch: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """An epoch's order of examples, which places are mirrored, and a number in [0, 1) each."""
     rng = np.random.default_rng((seed, epoch))
     return rng.permutation(size), rng.random(size) < 0.5, rng.random(size)
+
+
+@functools.lru_cache(maxsize=2 * _THREADS)
+def _windows(seed: int, epoch: int, size: int) -> np.ndarray:
+    """Where the window of each place of an epoch lies: two numbers in [0, 1) each."""
+    return np.random.default_rng((seed, epoch, 1)).random((size, 2))
 
 
 def _chosen(texts: np.ndarray, chance: np.ndarray) -> np.ndarray:
@@ -186,7 +230,7 @@ def _stacked(values: list[Any]) -> np.ndarray:
     return held
 
 
-def _stream(reader: _Reader, start: int, workers: int) -> Generator[Batch, None, None]:
+def _stream(reader: _Reader | _Turns, start: int, workers: int) -> Generator[Batch, None, None]:
     import grain
 
     ahead = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)

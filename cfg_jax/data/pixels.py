@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -25,9 +26,17 @@ _UPRIGHT = {
 }
 """What undoes each orientation that EXIF knows."""
 
+_SIDEWAYS = (5, 6, 7, 8)
+"""Those that make height of width."""
+
 
 def decoded(
-    content: bytes, *, image_size: int, channels: int, background: Sequence[int] = WHITE
+    content: bytes,
+    *,
+    image_size: int | tuple[int, int],
+    channels: int,
+    background: Sequence[int] = WHITE,
+    cut: bool = True,
 ) -> UInt8[np.ndarray, "height width {channels}"]:
     """The pixels of an image's file; see `to_pixels`.
 
@@ -35,11 +44,29 @@ def decoded(
       Exception: anything, where the file is damaged.
     """
     with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-        return to_pixels(image, image_size=image_size, channels=channels, background=background)
+        return to_pixels(
+            image, image_size=image_size, channels=channels, background=background, cut=cut
+        )
+
+
+def size_of(file: Any) -> tuple[int, int]:
+    """Height and width of the image in an opened file, upright; its pixels are not decoded.
+
+    Raises:
+      Exception: anything, where the file is damaged.
+    """
+    with Image.open(file, formats=_FORMATS) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
 
 
 def to_pixels(
-    image: Image.Image, *, image_size: int, channels: int, background: Sequence[int] = WHITE
+    image: Image.Image,
+    *,
+    image_size: int | tuple[int, int],
+    channels: int,
+    background: Sequence[int] = WHITE,
+    cut: bool = True,
 ) -> UInt8[np.ndarray, "height width {channels}"]:
     """Turns a decoded image into pixels of the wanted size and number of channels.
 
@@ -49,9 +76,11 @@ def to_pixels(
 
     Args:
       image: of any mode and size.
-      image_size: side of the square wanted; 0 leaves the size as it is.
+      image_size: side of the square wanted, or height and width, which the image is made to cover;
+        0 leaves the size as it is.
       channels: 1 (grey) or 3 (RGB).
       background: red, green and blue of what shows through.
+      cut: whether to crop; without it the image covers the size, and reaches beyond on one side.
 
     Returns:
       The pixels, 0..255.
@@ -62,12 +91,12 @@ def to_pixels(
     """
     image.load()
     image = _opaque(_upright(image), background).convert(_MODES[channels])
-    if image_size and image.size != (image_size, image_size):
-        image = ImageOps.cover(
-            _shortened(image), (image_size, image_size), Image.Resampling.BICUBIC
-        )
-        left, top = (image.width - image_size) // 2, (image.height - image_size) // 2
-        image = image.crop((left, top, left + image_size, top + image_size))
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if image_size and image.size != (width, height):
+        image = ImageOps.cover(_shortened(image), (width, height), Image.Resampling.BICUBIC)
+        if cut:
+            left, top = (image.width - width) // 2, (image.height - height) // 2
+            image = image.crop((left, top, left + width, top + height))
     return np.asarray(image).reshape(image.height, image.width, channels)
 
 
@@ -80,12 +109,18 @@ def _shortened(image: Image.Image) -> Image.Image:
     return image.crop((left, top, image.width - left, image.height - top))
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image) -> int | None:
+    """What EXIF says of how an image was held."""
     try:
         orientation = image.getexif().get(_ORIENTATION)
     except Exception:  # Damaged EXIF raises anything, and the pixels are whole.
-        return image
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+        return None
+    return orientation if isinstance(orientation, int) else None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    orientation = _orientation(image)
+    turn = None if orientation is None else _UPRIGHT.get(orientation)
     if turn is None:
         return image
     turned = image.transpose(turn)

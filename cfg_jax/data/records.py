@@ -7,7 +7,7 @@ import io
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,12 +31,14 @@ class RecordSource:
       shape: (H, W, C) that every image is brought to.
       labelled: whether the records have class labels.
       name: the dataset and split, as messages name them.
+      text: the feature that holds the captions, see `text_of`; "" for none.
     """
 
     records: Sequence[Any]
     shape: tuple[int, int, int]
     labelled: bool
     name: str
+    text: str = ""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -46,6 +48,7 @@ class RecordSource:
             record = self.records[index]
             image = self._pixels(record["image"])
             label = record["label"] if self.labelled else 0
+            texts = {"text": _texts(record, self.text)} if self.text else {}
             if image.shape != self.shape:
                 raise ValueError(f"it is {image.shape} where {self.shape} is expected")
         except Exception as error:  # Damaged records make readers and decoders raise anything.
@@ -56,7 +59,7 @@ class RecordSource:
             raise ValueError(
                 f"{self.name}: example {index} is unlabelled, as may be the whole split"
             )
-        return {"x": image, "label": np.int32(label)} if self.labelled else {"x": image}
+        return {"x": image, **({"label": np.int32(label)} if self.labelled else {}), **texts}
 
     def _pixels(self, image: bytes | np.ndarray) -> UInt8[np.ndarray, "height width channels"]:
         if isinstance(image, np.ndarray) and image.shape == self.shape:
@@ -67,6 +70,21 @@ class RecordSource:
             decoded = Image.open(io.BytesIO(image))
         height, width, channels = self.shape
         return to_pixels(decoded, image_size=height if height == width else 0, channels=channels)
+
+
+def _texts(record: Any, path: str) -> tuple[str, ...]:
+    """The captions of a record, one or several.
+
+    Raises:
+      ValueError: it has none, or they are not UTF-8.
+    """
+    value = record
+    for part in path.split("/"):
+        value = [one[part] for one in value] if isinstance(value, list) else value[part]
+    texts = tuple(one.decode("utf-8") for one in np.ravel(np.asarray(value, object)).tolist())
+    if not texts:
+        raise ValueError("it has no caption")
+    return texts
 
 
 def needs(name: str, package: str | None) -> ValueError:
@@ -115,6 +133,7 @@ def read(
     *,
     name: str,
     image_size: int = 0,
+    text: str = "",
     class_names: tuple[str, ...] | None = None,
     skip_bad: bool = False,
 ) -> Dataset:
@@ -125,6 +144,7 @@ def read(
       split: `train` or `test`, for which a stored `validation` stands in.
       name: of the dataset, in messages.
       image_size: side that images are resized and cropped to; 0 leaves their size.
+      text: the feature that holds the captions, see `text_of`; "" for none.
       class_names: the names of the labels; None asks the stored ones.
       skip_bad: leave out, with a warning, what cannot be decoded into memory.
 
@@ -138,6 +158,7 @@ def read(
     if not names:
         raise ValueError(f"{name} has no {split} split: it has {', '.join(stored)}")
     shape = shape_of(features, name=name, image_size=image_size)
+    texts = text_of(features, text, name=name)
     # TFDS without TensorFlow would take palettes for levels and grey files for what they are.
     encoded = isinstance(features["image"], tfds.features.Image)
     decoders = {"image": tfds.decode.SkipDecoding()} if encoded else None
@@ -149,7 +170,7 @@ def read(
             "set another dir to prepare it as array_record"
         ) from error
     known = class_names_of(features) if class_names is None else class_names
-    source = RecordSource(records, shape, labelled=bool(known), name=f"{name} {names[0]}")
+    source = RecordSource(records, shape, bool(known), f"{name} {names[0]}", text)
     small = len(source) * math.prod(shape) <= dataset.IN_MEMORY
     return Dataset(
         source=dataset.load(source, skip_bad=skip_bad) if small else source,
@@ -158,6 +179,7 @@ def read(
         name=name,
         split=split,
         arrays=LABEL if known else {},
+        texts=texts,
         skip_bad=skip_bad,
     )
 
@@ -166,6 +188,38 @@ def class_names_of(features: dict[str, Any]) -> tuple[str, ...]:
     """The name of each label; none where the records have no class labels."""
     label = features.get("label")
     return tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
+
+
+def text_of(features: dict[str, Any], path: str, *, name: str) -> tuple[str, ...]:
+    """The names of what is text: "text" where a feature holds captions.
+
+    Args:
+      features: the dataset's features by name.
+      path: a feature of text, "caption", or of several, "captions"; where these lie in a feature of
+        further ones, both their names, "captions/text". "" for none.
+      name: of the dataset, in messages.
+
+    Raises:
+      ValueError: there is no such feature.
+    """
+    if not path:
+        return ()
+    found = sorted(_texts_within(features))
+    if path not in found:
+        raise ValueError(
+            f"{name} has no feature {path!r} of text: it has {', '.join(found) or 'none'}"
+        )
+    return ("text",)
+
+
+def _texts_within(features: Mapping[str, Any], outer: str = "") -> Iterator[str]:
+    """The paths of features of text, one or several an example."""
+    for own, feature in features.items():
+        inner = getattr(feature, "feature", feature)  # of a sequence, what it is of
+        if isinstance(inner, tfds.features.Text):
+            yield f"{outer}{own}"
+        elif isinstance(inner, tfds.features.FeaturesDict):
+            yield from _texts_within(dict(inner.items()), f"{outer}{own}/")
 
 
 def shape_of(features: dict[str, Any], *, name: str, image_size: int) -> tuple[int, int, int]:

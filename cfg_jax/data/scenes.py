@@ -13,7 +13,7 @@ from cfg_jax.data.digits import Digits
 SIDE = 32
 """Height and width of a scene."""
 
-_DIGIT = 10
+DIGIT_SIDE = 10
 """Height and width of a digit in it: three fit beside each other."""
 
 MOST = 3
@@ -77,7 +77,7 @@ class Drawn(NamedTuple):
             for colour, digit in zip(self.colours, self.digits, strict=True)
         ]
         if len(said) == 1:
-            halves = tuple(int(at > (SIDE - _DIGIT) / 2) for at in self.corners[0])
+            halves = tuple(int(at > (SIDE - DIGIT_SIDE) / 2) for at in self.corners[0])
             (corner,) = (text for text, place in CORNERS.items() if place == halves)
             return said[0], f"{said[0]} {corner}"
         first, then = (("left of", "right of"), ("above", "below"))[self.way]
@@ -181,9 +181,9 @@ def _is_novel(scene: Drawn) -> bool:
 def _corners(rng: np.random.Generator, count: int, way: int) -> Int[np.ndarray, "count 2"]:
     """Upper left corners: evenly along the row, somewhere within each one's share; free across."""
     share = SIDE // count
-    along = np.arange(count) * share + rng.integers(0, share - _DIGIT + 1, count)
-    across = rng.integers(0, SIDE - _DIGIT + 1) + rng.integers(-3, 4, count)
-    across = np.clip(across, 0, SIDE - _DIGIT)
+    along = np.arange(count) * share + rng.integers(0, share - DIGIT_SIDE + 1, count)
+    across = rng.integers(0, SIDE - DIGIT_SIDE + 1) + rng.integers(-3, 4, count)
+    across = np.clip(across, 0, SIDE - DIGIT_SIDE)
     pair = (across, along) if way == ACROSS else (along, across)
     return np.stack(pair, axis=1)
 
@@ -191,7 +191,7 @@ def _corners(rng: np.random.Generator, count: int, way: int) -> Int[np.ndarray, 
 def _enlarged(digits: UInt8[np.ndarray, "n 8 8 1"]) -> UInt8[np.ndarray, "n side side"]:
     from PIL import Image
 
-    side = (_DIGIT, _DIGIT)
+    side = (DIGIT_SIDE, DIGIT_SIDE)
     return np.stack(
         [
             np.asarray(Image.fromarray(x[..., 0]).resize(side, Image.Resampling.BICUBIC))
@@ -213,7 +213,7 @@ def _picture(
         scene.digits, scene.colours, scene.corners, strict=True
     ):
         ink = stencils[rng.choice(of_digit[digit])][..., None] / np.float32(255.0)
-        x[row : row + _DIGIT, column : column + _DIGIT] += ink * levels[colour]
+        x[row : row + DIGIT_SIDE, column : column + DIGIT_SIDE] += ink * levels[colour]
     return np.rint(np.clip(x, 0.0, 255.0)).astype(np.uint8)
 
 

@@ -8,10 +8,14 @@ from cfg_jax.data.digits import Digits
 from cfg_jax.data.folder import Folder
 from cfg_jax.data.moving_digits import MovingDigits
 from cfg_jax.data.scenes import Scenes
+from cfg_jax.data.shards import Shards
 from cfg_jax.data.sounds import Sounds
 
 SOURCES: dict[str, type[Kind]] = {
     kind.__name__: kind
-    for kind in (Digits, Folder, Captioned, Arrays, Catalogue, Sounds, MovingDigits, Scenes)
+    for kind in (
+        *(Digits, Folder, Captioned, Shards, Arrays, Catalogue),
+        *(Sounds, MovingDigits, Scenes),
+    )
 }
 """Kinds of sources by name."""

@@ -83,13 +83,18 @@ class Tree:
         Raises:
           OSError: it cannot be read, such as a link to nowhere, or is no regular file.
         """
+        with self.open(file) as opened:
+            return opened.read()
+
+    def open(self, file: str) -> Any:
+        """A file, opened to be read in part; else as `read`."""
         if self.path.is_dir():
             path = self.path / self.prefix / file
             if not stat.S_ISREG(path.stat().st_mode):
                 raise OSError("it is not a regular file")
-            return path.read_bytes()
+            return path.open("rb")
         archive, members = self._opened()
-        return archive.read(members[self.prefix + file])
+        return archive.open(members[self.prefix + file])
 
     def _opened(self) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
         """The zip and its members."""

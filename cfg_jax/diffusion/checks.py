@@ -215,3 +215,10 @@ def _range(low: float, high: float, ends: str) -> str:
     if ends[0] == "[":
         return f"be a finite number of at least {low:g}"
     return "be a positive number" if low == 0.0 else f"be a finite number above {low:g}"
+
+
+def finite_samples(x: jax.Array) -> None:
+    """Raises ValueError where samples that can be looked at hold a NaN or an infinity."""
+    known = not isinstance(x, jax.core.Tracer) and x.is_fully_addressable
+    if known and not bool(jnp.isfinite(x).all()):
+        raise ValueError("samples are not finite: w may be too large, or parameters damaged")

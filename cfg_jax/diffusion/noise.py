@@ -20,6 +20,10 @@ class Stream(enum.IntEnum):
     HIDING = 2**32 - 5  # which entries of its condition are hidden
     DROPOUT = 2**32 - 6
     STEP = 2**32 - 7  # what an objective draws beside these
+    LATENTS = 2**32 - 8  # z of a training example, where its codec is random
+    OFFSET = 2**32 - 9  # what a training example's ε is shifted by
+    PERTURBATION = 2**32 - 10  # what is added to its ε where z is made
+    CUTOUTS = 2**32 - 11  # the parts of x̂ that guidance looks at
 
 
 def stream(key: jax.Array, name: Stream) -> jax.Array:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, ArrayLike, Float, Int32, UInt8
 from tqdm import tqdm
 
-from cfg_jax import __version__
 from cfg_jax.data import ArraySource, Dataset
 from cfg_jax.data.media import Medium, medium
 from cfg_jax.data.samples import to_float
-from cfg_jax.evaluation import record
+from cfg_jax.evaluation import instruments
 from cfg_jax.evaluation.features import local_shardings, shared_rows
 from cfg_jax.evaluation.scorer import Classifier
 from cfg_jax.runtime.notes import Bar
@@ -173,17 +169,23 @@ def train_classifier(
     if epochs is None:
         epochs = max(10, min(30, 2_000 * batch // len(images)))
     settings = _Settings(seed, epochs, batch, learning_rate)
-    fingerprint = _fingerprint(module, kind, train, [images, labels, *held_out], settings)
+    fingerprint = instruments.fingerprint(
+        module,
+        kind.seen(images[:1]).shape,
+        [images, labels, *held_out],
+        data=[train.name, train.class_names],
+        settings=dataclasses.asdict(settings),
+    )
     path = cache / f"classifier-{fingerprint[:16]}.npz" if cache else None
-    trained = _read(path, fingerprint, module, kind) if path else None
-    if trained is None:
-        params = _train(module, _seen(kind, images), labels, settings, progress)
-        untested = TrainedClassifier(module, params, kind, 0.0)
-        accuracy = _accuracy(untested, *held_out)
-        trained = dataclasses.replace(untested, held_out_accuracy=accuracy)
-        if path:
-            _write(path, fingerprint, trained)
-    return trained
+    kept = instruments.read(path, fingerprint, "classifier") if path else None
+    if kept is not None:
+        params, accuracy = kept
+        return TrainedClassifier(module, params, kind, accuracy)
+    params = _train(module, _seen(kind, images), labels, settings, progress)
+    accuracy = _accuracy(TrainedClassifier(module, params, kind, 0.0), *held_out)
+    if path:
+        instruments.write(path, fingerprint, params, accuracy)
+    return TrainedClassifier(module, params, kind, accuracy)
 
 
 def _check(train: Dataset, test: Dataset) -> None:
@@ -275,49 +277,3 @@ def _shifted(
 def _accuracy(classifier: TrainedClassifier, images: np.ndarray, labels: np.ndarray) -> float:
     _, probabilities = classifier.features_and_probabilities(images)
     return float(np.mean(probabilities.argmax(-1) == labels))
-
-
-def _fingerprint(
-    module: Classifier,
-    kind: Medium,
-    train: Dataset,
-    arrays: list[np.ndarray],
-    settings: _Settings,
-) -> str:
-    """A digest of all that decides the trained classifier."""
-    seen = kind.seen(arrays[0][:1])
-    params = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros(seen.shape))
-    description = {
-        "version": __version__,
-        "network": repr(jax.tree.map(lambda leaf: leaf.shape, params)),
-        "data": [train.name, train.class_names],
-        "arrays": [
-            [array.shape, hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()]
-            for array in arrays
-        ],
-        "settings": dataclasses.asdict(settings),
-    }
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
-
-
-def _write(path: Path, fingerprint: str, trained: TrainedClassifier) -> None:
-    entries: dict[str, Any] = flatten_dict(jax.device_get(trained.params), sep="/")
-    entries |= {"held_out_accuracy": trained.held_out_accuracy}
-    record.keep(path, fingerprint, entries)
-
-
-def _read(
-    path: Path, fingerprint: str, module: Classifier, kind: Medium
-) -> TrainedClassifier | None:
-    """The classifier in a file; None when it is missing, damaged or another one."""
-    entries = record.kept(
-        path,
-        fingerprint,
-        damaged="training the classifier again",
-        other="holds another classifier: training it again",
-    )
-    if entries is None:
-        return None
-    accuracy = float(entries.pop("held_out_accuracy"))
-    params = unflatten_dict(jax.tree.map(jnp.asarray, entries), sep="/")
-    return TrainedClassifier(module, params, kind, accuracy)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from cfg_jax.evaluation.features import over_devices
 from cfg_jax.evaluation.inception_network import Activations, InceptionV3
-from cfg_jax.interop import torch_file
+from cfg_jax.runtime import torch_file
 from cfg_jax.runtime.files import atomic, checksum
 
 URL = (

@@ -36,7 +36,7 @@ def images_of(
       ValueError: It makes no images, w does not fit it, or nothing says what condition to show it.
     """
     if model.kind is None:
-        raise ValueError(f"{path} holds a noisy classifier, not a diffusion model")
+        raise ValueError(f"{path} holds a {model.role}, not a diffusion model")
     _check(path, model.facts.shape)
     model.guided(w)  # a mistake shows before anything is drawn
     entries = _entries(path, model, count)

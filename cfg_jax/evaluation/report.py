@@ -1,7 +1,6 @@
 """Writes a sweep over w: report.json, report.md, tradeoff.png and samples_by_w.png."""
 
 import dataclasses
-import io
 import itertools
 import json
 import math
@@ -10,34 +9,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import UInt8
 
-from cfg_jax.data.images import tile
 from cfg_jax.data.media import Medium
 from cfg_jax.evaluation import record
+from cfg_jax.evaluation.report_parts import (
+    BLUE,
+    INK,
+    RED,
+    STRENGTHS,
+    TITLES,
+    listed,
+    page_figure,
+    png,
+    table,
+)
 from cfg_jax.evaluation.sweep import Row, Scores
-from cfg_jax.guidance import to_scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_TITLES = {"w": "guidance strength w", "classifier_scale": "classifier scale"}
-
-_BLUE, _INK, _RED = "#2f6db3", "#333333", "#c0392b"
-
-STRENGTHS = {
-    "w": """\
-`w` is the strength of guidance as Ho & Salimans (2022) count it: 0 is no guidance. Many libraries
-count the scale `s = 1 + w` instead.
-""",
-    "classifier_scale": """\
-The classifier scale is the strength of a noisy classifier's gradient, `s` of Dhariwal & Nichol
-(2021): 0 is none. Around an unconditional network (w = -1) 1 aims at p(x|c); around a conditional
-one (w = 0), 0 does.
-""",
+COLUMNS = {
+    "label_accuracy": ("label accuracy", ".2%"),
+    "inception_score": ("Inception score ↑", ".3f"),
+    "frechet_distance": ("Fréchet distance ↓", ".4g"),
 }
-"""What may be swept over, and what it means."""
+"""Title and format of each score in the table."""
 
 _EXPLANATION = """\
 - **label accuracy**: the share of samples that the classifier assigns to the class asked for.
@@ -111,8 +108,8 @@ def write_report(
     # JSON has no NaN: allow_nan=False raises rather than write what other readers reject.
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
     files = {
-        "tradeoff.png": _png(tradeoff_figure(rows, reference, strength)),
-        "samples_by_w.png": _png(samples_figure(medium, examples, titles, strength, beside)),
+        "tradeoff.png": png(tradeoff_figure(rows, reference, strength)),
+        "samples_by_w.png": png(samples_figure(medium, examples, titles, strength, beside)),
         "report.md": markdown(report).encode(),
         "report.json": text.encode(),
     }
@@ -132,42 +129,20 @@ def markdown(report: Mapping[str, Any]) -> str:
       report: The contents of report.json.
     """
     strength = next(name for name in STRENGTHS if name in report["rows"][0])
-    by_w = strength == "w"
-
-    def line(value: float | None, scores: Mapping[str, float]) -> str:
-        name = "real training images" if value is None else f"{value:g}"
-        s = "" if value is None else f"{to_scale(value):g}"
-        return (
-            f"| {name} | "
-            + (f"{s} | " if by_w else "")
-            + (
-                f"{scores['label_accuracy']:.2%} | {scores['inception_score']:.3f} "
-                f"| {scores['frechet_distance']:.4g} |"
-            )
-        )
-
-    head = "| w | s = 1 + w |" if by_w else "| classifier scale |"
-    table = [
-        f"{head} label accuracy | Inception score ↑ | Fréchet distance ↓ |",
-        "| ---: " * head.count(" | ") + "| ---: " * 4 + "|",
-        *(line(row[strength], row) for row in report["rows"]),
-        line(None, report["reference"]),
-    ]
-    explanation = _EXPLANATION.format(accuracy=report["classifier"]["held_out_accuracy"])
-    settings = {**report["settings"], **report["versions"], "date": report["date"]}
+    reference = ("real training images", report["reference"])
     return "\n".join(
         [
-            f"# Samples over the {_TITLES[strength]}",
+            f"# Samples over the {TITLES[strength]}",
             "",
-            *table,
+            *table(report["rows"], COLUMNS, strength=strength, reference=reference),
             "",
             "![Inception score against Fréchet distance](tradeoff.png)",
             "",
             "![The same labels and noise for every strength](samples_by_w.png)",
             "",
             STRENGTHS[strength],
-            explanation,
-            *(f"- {name}: {value}" for name, value in settings.items()),
+            _EXPLANATION.format(accuracy=report["classifier"]["held_out_accuracy"]),
+            *listed(report),
             "",
         ]
     )
@@ -187,16 +162,16 @@ def tradeoff_figure(rows: Sequence[Row], reference: Scores, strength: str = "w")
         x,
         y,
         "-o",
-        color=_BLUE,
+        color=BLUE,
         markersize=6,
         linewidth=1.5,
-        label=f"samples, labelled with {_TITLES[strength].removeprefix('guidance strength ')}",
+        label=f"samples, labelled with {TITLES[strength].removeprefix('guidance strength ')}",
     )
     axes.plot(
         reference.inception_score,
         reference.frechet_distance,
         "*",
-        color=_RED,
+        color=RED,
         markersize=14,
         label="real training images",
     )
@@ -212,7 +187,7 @@ def tradeoff_figure(rows: Sequence[Row], reference: Scores, strength: str = "w")
         axes.set_ylim(bottom=0.0)
     axes.set_xlabel("Inception score   (further right is better →)")
     axes.set_ylabel("Fréchet distance   (← lower is better)")
-    axes.set_title(f"Fidelity against diversity over the {_TITLES[strength]}")
+    axes.set_title(f"Fidelity against diversity over the {TITLES[strength]}")
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -239,44 +214,12 @@ def samples_figure(
       strength: As in `write_report`.
       beside: As in `write_report`.
     """
-    from matplotlib.figure import Figure
-
     ws, name = sorted(examples), "w" if strength == "w" else "scale"
     others = beside or {}
     rows = [*others, *(f"{name} = {w:g}" for w in ws)]
     every = [*others.values(), *(examples[w] for w in ws)]
     images = medium.tiles(medium.stored(np.concatenate(every)))
-    _, height, width, _ = images.shape
-    gap = max(1, height // 16)
-    page = tile(images, len(titles), padding=gap)
-    cell = max(0.6, height / 75)  # Inches: at 150 dots each pixel is at least two dots wide.
-    size = (1.0 + cell * len(titles) * width / height, 0.9 + cell * len(rows))
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(_colour(page), interpolation="nearest")
-    axes.set_xticks(gap + (width - 1) / 2 + (width + gap) * np.arange(len(titles)), titles)
-    axes.set_yticks(
-        gap + (height - 1) / 2 + (height + gap) * np.arange(len(rows)),
-        rows,
-    )
-    axes.xaxis.tick_top()
-    if max(map(len, titles)) > 6:  # Too long to stand side by side.
-        for title in axes.get_xticklabels():
-            title.set(rotation=40, ha="left", rotation_mode="anchor")
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    axes.set_title(f"The same labels and noise for every {name}")
-    return figure
-
-
-def _colour(page: UInt8[np.ndarray, "height width _"]) -> UInt8[np.ndarray, "height width 3"]:
-    return np.broadcast_to(page, (*page.shape[:2], 3))
-
-
-def _png(figure: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, facecolor="white")
-    return buffer.getvalue()
+    return page_figure(images, rows, titles, f"The same labels and noise for every {name}")
 
 
 def _label_points(
@@ -313,7 +256,7 @@ def _label_points(
             ha="center",
             va="center",
             fontsize=size,
-            color=_INK,
+            color=INK,
             arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.6},
             zorder=1.5,  # The thin line to its point lies under the point.
         )

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import ArrayLike, Float, Integer
@@ -11,6 +11,8 @@ from jaxtyping import ArrayLike, Float, Integer
 from cfg_jax.evaluation.frechet import Moments, frechet_distance, moments
 from cfg_jax.evaluation.inception_score import inception_score
 from cfg_jax.runtime.notes import Bar
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -111,21 +113,54 @@ def sweep(
       ValueError: ws is empty or holds a NaN or an infinity, labels are not (n,) integers, or the
         samples at some w cannot be scored.
     """
-    strengths, labels = _strengths(ws), _labels(labels)
-    rows = []
+    labels = _labels(labels)
+
+    def scored(images: np.ndarray) -> Scores:
+        return score(images, labels, classifier, real)
+
+    found = each_strength(
+        lambda w: sample(labels, w), scored, ws=ws, on_samples=on_samples, progress=progress
+    )
+    return [Row(w=w, **dataclasses.asdict(scores)) for w, scores in found]
+
+
+def each_strength(
+    sample: Callable[[float], ArrayLike],
+    score: Callable[[np.ndarray], T],
+    *,
+    ws: Sequence[float],
+    on_samples: Callable[[float, np.ndarray], None] | None = None,
+    progress: bool = True,
+) -> list[tuple[float, T]]:
+    """Samples with every strength of guidance, and scores each set.
+
+    Args:
+      sample: `w -> images`.
+      score: `images -> scores`.
+      ws: As in `sweep`.
+      on_samples: As in `sweep`.
+      progress: As in `sweep`.
+
+    Returns:
+      Each strength and its scores, in the order of `ws`.
+
+    Raises:
+      ValueError: ws is empty or holds a NaN or an infinity, or the samples at some w cannot be
+        scored.
+    """
+    strengths, found = _strengths(ws), []
     name = "guidance strengths"
     with Bar(total=len(strengths), desc=name, unit="w", disable=not progress) as bar:
         for w in strengths:
-            images = np.asarray(sample(labels, w))
+            images = np.asarray(sample(w))
             if on_samples is not None:
                 on_samples(w, images)
             try:
-                scores = score(images, labels, classifier, real)
+                found.append((w, score(images)))
             except ValueError as error:
                 raise ValueError(f"the samples at w = {w:g} cannot be scored: {error}") from error
-            rows.append(Row(w=w, **dataclasses.asdict(scores)))
             bar.update()
-    return rows
+    return found
 
 
 def _strengths(ws: Sequence[float]) -> list[float]:

@@ -4,10 +4,12 @@ The strength is always the paper's w: 0 is no guidance, and any real number is a
 libraries count s = 1 + w; `from_scale` and `to_scale` convert.
 """
 
+from cfg_jax.guidance.agreement import Similarity, agreement
 from cfg_jax.guidance.autoguidance import Autoguidance, autoguidance
 from cfg_jax.guidance.base import Guidance
 from cfg_jax.guidance.classifier_free import ClassifierFree, classifier_free, negative
 from cfg_jax.guidance.composed import Composed, composed
+from cfg_jax.guidance.cutouts import CutoutLoss, cut_out, cutouts
 from cfg_jax.guidance.gradient import Ascent, Classifier, Energy, ascent, classifier, energy
 from cfg_jax.guidance.interval import Interval, interval
 from cfg_jax.guidance.plus_plus import PlusPlus, plus_plus
@@ -24,6 +26,7 @@ __all__ = [
     "Classifier",
     "ClassifierFree",
     "Composed",
+    "CutoutLoss",
     "Energy",
     "Guidance",
     "Interval",
@@ -31,13 +34,17 @@ __all__ = [
     "Projected",
     "Rescaled",
     "Scheduled",
+    "Similarity",
     "Unconditional",
     "ZeroStar",
+    "agreement",
     "ascent",
     "autoguidance",
     "classifier",
     "classifier_free",
     "composed",
+    "cut_out",
+    "cutouts",
     "energy",
     "from_scale",
     "interval",

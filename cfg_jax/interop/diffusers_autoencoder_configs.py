@@ -156,6 +156,8 @@ def config(codec: Codec) -> dict[str, Any]:
     >>> config(KL())["block_out_channels"]
     [128, 256, 512, 512]
     """
+    if codec.patch > 1:
+        raise ValueError(f"diffusers has no autoencoder of patches; patch is {codec.patch}")
     wide = tuple(int(m * codec.channels) for m in codec.channel_mult)
     groups = {math.gcd(codec.groups, width) for width in wide}
     if len(groups) > 1:
@@ -179,7 +181,7 @@ def config(codec: Codec) -> dict[str, Any]:
 
 def _particular(codec: Codec) -> dict[str, Any]:
     """What one of them alone has."""
-    scale, shift = codec.scale, codec.shift
+    scale, shift = 1.0 if codec.scale is None else codec.scale, codec.shift
     each = isinstance(scale, tuple) or isinstance(shift, tuple)
     if isinstance(codec, VQ):
         if each or shift:

@@ -139,7 +139,7 @@ def parameters(tensors: Mapping[str, np.ndarray], arch: Architecture) -> dict[st
     """A network's variables from a state dictionary.
 
     Args:
-      tensors: Arrays by the names of guided-diffusion's modules, see `torch_file.read`.
+      tensors: Arrays by the names of guided-diffusion's modules, see `runtime.torch_file`.
       arch: What network they are of.
 
     Returns:

@@ -21,14 +21,37 @@ from cfg_jax.nn import AttentionPool, GroupNorm
 from cfg_jax.parts import Condition
 
 
-class Encoder(Levels):
+class Pooled(Levels):
+    """The way down, then attention pooling to one vector an example.
+
+    A base: the encoder makes logits of it, the towers an embedding. It is for data of the one size
+    that it was initialised with. The attributes are those of `blocks.Levels`; heads have
+    head_channels channels in the pooling too.
+    """
+
+    @nn.nowrap
+    def pooled(
+        self, z: Float[Array, "batch *sides channels"], logsnr: Any, features: int, train: bool
+    ) -> Float[Array, "batch _"]:
+        """A vector of `features` numbers an example, float32.
+
+        Raises:
+          ValueError: The sides cannot be halved as often as the levels ask.
+        """
+        self.check(z.shape[1:])
+        h, _ = self.descend(z, Shown(nn.silu(self.embed_level(logsnr, len(z))), train=train))
+        h = nn.silu(GroupNorm(dtype=self.dtype, name="output_norm")(h))
+        pool = AttentionPool(features, self.head_channels, self.dtype, name="pool")
+        return pool(h).astype(jnp.float32)
+
+
+class Encoder(Pooled):
     """Logits of p(c|z_λ), for data of the one size it was initialised with.
 
     Attributes:
       num_classes: The number of classes, from 1 to a million; None until it is known.
 
-    The other attributes are those of `blocks.Levels`; heads have head_channels channels in the
-    pooling too.
+    The other attributes are those of `Pooled`.
 
     >>> import jax, jax.numpy as jnp
     >>> from cfg_jax.networks.encoder import Encoder
@@ -73,12 +96,8 @@ class Encoder(Levels):
         """
         if self.num_classes is None:
             raise ValueError("the Encoder needs num_classes")
-        self.check(z.shape[1:])
         inlets.entries(self.who, self.shown, cond, len(z))
-        h, _ = self.descend(z, Shown(nn.silu(self.embed_level(logsnr, len(z))), train=train))
-        h = nn.silu(GroupNorm(dtype=self.dtype, name="output_norm")(h))
-        pool = AttentionPool(self.num_classes, self.head_channels, self.dtype, name="pool")
-        return pool(h).astype(jnp.float32)
+        return self.pooled(z, logsnr, self.num_classes, train)
 
 
 @jax.tree_util.register_dataclass

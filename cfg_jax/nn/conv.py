@@ -23,6 +23,8 @@ class Conv(nn.Module):
       dtype: Of the activations.
       ahead: Whether the windows of space begin at what they stand for, and are not centred on it:
         only the far ends are padded.
+      patch: Side of the patch of space that each place of the result stands for, `features` an
+        entry, see `unpatched`.
     """
 
     features: int
@@ -31,6 +33,7 @@ class Conv(nn.Module):
     zero: bool = False
     dtype: Dtype = "float32"
     ahead: bool = False
+    patch: int = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch *sides _"]) -> Float[Array, "batch *_ features"]:
@@ -40,9 +43,10 @@ class Conv(nn.Module):
         over_frames = x.ndim == 5 and self.size > 1
         reach = self.size // 2
         axes = space_axes(x.ndim)
+        features = self.features * self.patch ** len(axes)
         around = (0, self.size - self.stride) if self.ahead else (reach, reach)
         h = nn.Conv(
-            self.features,
+            features,
             (self.size,) * len(axes),
             strides=self.stride,
             padding=(around,) * len(axes),
@@ -52,9 +56,9 @@ class Conv(nn.Module):
         if not over_frames:
             return h
         batch, frames, *_ = h.shape
-        places = h.reshape(batch, frames, -1, self.features)
+        places = h.reshape(batch, frames, -1, features)
         mixed = nn.Conv(
-            self.features,
+            features,
             (self.size, 1),
             padding=((reach, reach), (0, 0)),
             kernel_init=last,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cfg_jax.diffusion import checks, prediction, process
+from cfg_jax.diffusion import checks, prediction
 from cfg_jax.diffusion.likelihood import reverse_kl
 from cfg_jax.diffusion.logsnr import expand
 from cfg_jax.diffusion.schedules import Schedule
@@ -31,6 +31,8 @@ class Hybrid(Denoising):
       target: As in `Denoising`.
       weight: As in `Denoising`.
       sigma_data: As in `Denoising`.
+      noise_offset: As in `Denoising`.
+      input_perturbation: As in `Denoising`.
       bound_weight: Of the bound, not negative; 0.001 in the paper.
       steps: The number of steps of the sampler that is bounded, from 1 to a million. The best
         variance depends on it: take as many as will be sampled with.
@@ -57,8 +59,7 @@ class Hybrid(Denoising):
         if not isinstance(output, Prediction):
             raise ValueError("Hybrid needs a network that says the variance: learned_variance=True")
         error = output.value - wanted(drawn, self.kind)
-        z = process.forward(x, drawn.eps, logsnr=logsnr)
-        found = prediction.estimate(output.value, z, logsnr=logsnr, kind=self.kind)
+        found = prediction.estimate(output.value, drawn.z, logsnr=logsnr, kind=self.kind)
         u = self.schedule.u(logsnr)
         # λ' > λ near the data too.
         cleaner = self.schedule.logsnr(u - jnp.minimum(1.0 / self.steps, 0.5 * u))

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import jax
 from jaxtyping import Array, Float
 
-from cfg_jax.diffusion import checks, process
+from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.labels import label_log_prob
 from cfg_jax.objectives.draw import Draw, draw
 from cfg_jax.parts import Ask, Condition, Setting
@@ -71,5 +71,4 @@ class CrossEntropy:
 
     def losses(self, ask: Ask, drawn: Draw) -> Float[Array, " batch"]:
         """Each example's -log p(c|z_λ)."""
-        z = process.forward(drawn.x, drawn.eps, logsnr=drawn.logsnr)
-        return -label_log_prob(ask(z, drawn.logsnr, {}), drawn.cond[self.entry(drawn.cond)])
+        return -label_log_prob(ask(drawn.z, drawn.logsnr, {}), drawn.cond[self.entry(drawn.cond)])

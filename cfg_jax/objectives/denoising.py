@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cfg_jax.diffusion import checks, prediction, process
+from cfg_jax.diffusion import checks, prediction
 from cfg_jax.diffusion.logsnr import alpha, expand, floating, sigma
+from cfg_jax.diffusion.noise import Stream
 from cfg_jax.diffusion.prediction import Kind
-from cfg_jax.objectives.draw import Draw, draw, mean, value_of
+from cfg_jax.objectives.draw import Draw, draw, mean, normal, value_of
 from cfg_jax.objectives.weighting import Uniform
 from cfg_jax.parts import Ask, Condition, Setting
 
@@ -34,15 +35,23 @@ class Denoising:
         al. 2022), or "edm" (Karras et al. 2022, Equation 8).
       weight: A weighting, see `weighting`: any callable `logsnr -> weight`.
       sigma_data: The data's standard deviation, for "edm" alone.
+      noise_offset: How much of one more draw of N(0, 1) an example and channel is added to all of
+        the channel's ε, so that overall brightness is learned too; 0 for none, 0.1 in the article
+        (Guttenberg 2023, "Diffusion with Offset Noise").
+      input_perturbation: γ: z_λ is made with ε + γ ξ, ξ ~ N(0, I), and the target stays that of ε;
+        0 for none, 0.1 in the paper (Ning et al. 2023, "Input Perturbation Reduces Exposure Bias in
+        Diffusion Models", Algorithm 1).
 
     Raises:
-      ValueError: There is no such target, weight is no callable, or sigma_data is not positive and
-        finite.
+      ValueError: There is no such target, weight is no callable, sigma_data is not positive and
+        finite, or another number is negative or not finite.
     """
 
     target: str = dataclasses.field(default="eps", metadata={"static": True})
     weight: Any = dataclasses.field(default=Uniform(), metadata={"static": True})
     sigma_data: float = dataclasses.field(default=0.5, metadata={"static": True})
+    noise_offset: float = dataclasses.field(default=0.0, metadata={"static": True})
+    input_perturbation: float = dataclasses.field(default=0.0, metadata={"static": True})
 
     def __post_init__(self):
         if not isinstance(self.target, str) or self.target not in TARGETS:
@@ -54,6 +63,8 @@ class Denoising:
                 f"weight must be a callable logsnr -> weight, got {checks.told(self.weight)}"
             )
         checks.number("sigma_data", self.sigma_data, 0.0, ends="()")
+        checks.number("noise_offset", self.noise_offset, 0.0)
+        checks.number("input_perturbation", self.input_perturbation, 0.0)
 
     @property
     def kind(self) -> Kind:
@@ -67,6 +78,13 @@ class Denoising:
     ) -> Draw:
         """Draws λ, ε and who is hidden, and weighs each example by its λ."""
         drawn = draw(key, x, cond, setting)
+        if self.noise_offset:
+            shape = (*(1,) * (x.ndim - 2), x.shape[-1])
+            shift = normal(key, x, Stream.OFFSET, shape)
+            drawn = drawn._replace(eps=drawn.eps + self.noise_offset * shift)
+        if self.input_perturbation:
+            added = self.input_perturbation * normal(key, x, Stream.PERTURBATION)
+            drawn = drawn._replace(added=added)
         weight = self.weight(drawn.logsnr) * conversion(self.weight, self.kind, drawn.logsnr)
         if getattr(self.weight, "over", "p") == "logsnr":
             weight = weight * jnp.exp(-setting.schedule.log_prob(drawn.logsnr))
@@ -81,8 +99,7 @@ class Denoising:
 
 def asked(ask: Ask, drawn: Draw, kind: Kind) -> Any:
     """What the network says of z_λ, which a kind of prediction may want scaled."""
-    z = process.forward(drawn.x, drawn.eps, logsnr=drawn.logsnr)
-    return ask(prediction.scaled(z, logsnr=drawn.logsnr, kind=kind), drawn.logsnr, drawn.cond)
+    return ask(prediction.scaled(drawn.z, logsnr=drawn.logsnr, kind=kind), drawn.logsnr, drawn.cond)
 
 
 def wanted(drawn: Draw, kind: Kind) -> Float[Array, "batch ..."]:

@@ -181,6 +181,18 @@ SLOTS: dict[str, Slot] = {
             attributes=("bound",),
         ),
         Slot(
+            "discriminator",
+            "a discriminator",
+            "cfg_jax.networks:DISCRIMINATORS",
+            base="flax.linen:Module",
+        ),
+        Slot(
+            "perceptual",
+            "a distance between pictures",
+            "cfg_jax.objectives:DISTANCES",
+            methods=_CALLED,
+        ),
+        Slot(
             "conditioner",
             "a conditioner",
             "cfg_jax.conditions:CONDITIONERS",

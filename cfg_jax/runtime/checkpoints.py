@@ -167,19 +167,20 @@ class Checkpoints:
         found = self._read(step, {"state": like._replace(ema=()), "ema": like.ema}, whole=True)
         return found["state"]._replace(ema=found["ema"])
 
-    def restore_ema(self, step: int, like: Any) -> Any:
+    def restore_ema(self, step: int, like: Any, *, within: str = "") -> Any:
         """The moving averages of the parameters alone.
 
         Args:
           step: The checkpoint's.
           like: As in `restore`. It may leave out entries of its top level: of the averages (a, b),
             {"1": b} is the second alone.
+          within: The path below which `like` has all arrays, where it leaves out others.
 
         Raises:
           ValueError: The checkpoint is not there, is damaged, or holds other arrays than `like`.
           FrozenError: So are the frozen parameters beside it.
         """
-        return self._read(step, {"ema": like}, whole=False)["ema"]
+        return self._read(step, {"ema": like}, whole=False, within=within)["ema"]
 
     def restore_newest(self, like: S, *, report: Report) -> tuple[int, S] | None:
         """The newest good checkpoint, with nothing left that is newer.
@@ -208,11 +209,14 @@ class Checkpoints:
             report(line)
         return found
 
-    def restore_newest_ema(self, like: Any, *, report: Report) -> tuple[int, Any] | None:
+    def restore_newest_ema(
+        self, like: Any, *, report: Report, within: str = ""
+    ) -> tuple[int, Any] | None:
         """The newest good moving averages; nothing changes on disk.
 
         Args:
           like: See `restore_ema`.
+          within: See `restore_ema`.
           report: Takes a line for each newer checkpoint that is not good: which and why.
 
         Returns:
@@ -223,7 +227,8 @@ class Checkpoints:
           FrozenError: See `restore_ema`.
         """
         return self._first_good(
-            lambda step: self.restore_ema(step, like), lambda _, reason: report(reason)
+            lambda step: self.restore_ema(step, like, within=within),
+            lambda _, reason: report(reason),
         )
 
     def _first_good(
@@ -277,14 +282,16 @@ class Checkpoints:
             f"the checkpoint {self.path(step)} could not be written: {store.reason(error)}; {kept}"
         )
 
-    def _read(self, step: int, trees: dict[str, Any], *, whole: bool) -> dict[str, Any]:
-        """Items of a checkpoint; `whole` if they are to be all that it holds."""
+    def _read(
+        self, step: int, trees: dict[str, Any], *, whole: bool, within: str = ""
+    ) -> dict[str, Any]:
+        """Items of a checkpoint; `whole` if they are to be all that it holds, or all `within`."""
         self.wait()
         like = {item: manifest.names(tree) for item, tree in trees.items()}
         path = self.path(step)
         try:
             held = processes.in_all(lambda: _manifest(path, step))
-            found = self._store.read(path, held, like, whole=whole)
+            found = self._store.read(path, held, like, whole=whole, within=within)
         except ValueError as error:
             raise ValueError(f"the checkpoint {path} cannot be used: {error}") from error
         self._frozen.check(path, held.frozen)

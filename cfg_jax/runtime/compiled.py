@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from cfg_jax.runtime import files
 
@@ -28,6 +29,15 @@ def keep() -> Path:
         chosen = str(files.cache() / "compiled" / _processor())
         jax.config.update("jax_compilation_cache_dir", chosen)
     return Path(chosen)
+
+
+def once(mesh: Mesh) -> dict[str, Any]:
+    """Options for compiling what runs once: on CPUs, fast rather than to something fast.
+
+    Two to three times as fast for a network's first parameters, which stay the same to the bit.
+    """
+    on_cpus = next(iter(mesh.devices.flat)).platform == "cpu"
+    return {"xla_backend_optimization_level": 1} if on_cpus else {}
 
 
 def _processor() -> str:

@@ -97,6 +97,11 @@ def leave(message: str, code: int = 1) -> None:
     _exit(code)
 
 
+def alone() -> bool:
+    """Whether no other process was ever met."""
+    return (global_state.num_processes or 1) == 1
+
+
 def end(code: int) -> None:
     """Ends this process at once, and what it started; one of several ends as `listen` has it."""
     if jax.process_count() == 1:

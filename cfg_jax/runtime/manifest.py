@@ -234,17 +234,19 @@ def _damage(path: Path, written: dict[str, Any]) -> str | None:
         return f"cannot be read ({error.strerror})"
 
 
-def check_types(wanted: Mapping[str, Any], held: Arrays, *, whole: bool) -> None:
+def check_types(wanted: Mapping[str, Any], held: Arrays, *, whole: bool, within: str = "") -> None:
     """Raises ValueError, naming arrays, unless those held have the names and types of those wanted.
 
     Args:
       wanted: Arrays, or their shapes, by name.
       held: What the manifest says.
       whole: Whether all that is held must be wanted; else all below the same top-level entries.
+      within: The path below which alone arrays must be wanted; "" for all.
     """
     types = {name: type_of(leaf) for name, leaf in wanted.items()}
     tops = {name.split("/")[0] for name in types}
     found = {n: a["type"] for n, a in held.items() if whole or n.split("/")[0] in tops}
+    found = {name: kind for name, kind in found.items() if name.startswith(within)}
     lacking = (f"{name}, {types[name]}, is not there" for name in types if name not in found)
     spare = (f"{name}, {found[name]}, is not wanted" for name in found if name not in types)
     other = (

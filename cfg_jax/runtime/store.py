@@ -98,7 +98,13 @@ class Store:
         return _apart(finish)
 
     def read(
-        self, path: Path, held: Manifest, like: dict[str, Named], *, whole: bool
+        self,
+        path: Path,
+        held: Manifest,
+        like: dict[str, Named],
+        *,
+        whole: bool,
+        within: str = "",
     ) -> dict[str, Named]:
         """Arrays of a folder, by item.
 
@@ -108,11 +114,12 @@ class Store:
           like: Arrays, or their shapes with or without shardings: how they are to lie on the
             devices; without, each comes back on one.
           whole: Whether these are all that it holds.
+          within: The path below which they are all.
 
         Raises:
           ValueError: It is damaged, or holds other arrays.
         """
-        processes.in_all(lambda: _check(path, held, like, whole))
+        processes.in_all(lambda: _check(path, held, like, whole, within))
         found = processes.in_all(lambda: self._restored(path, like))
         sums = {item: manifest.take(arrays) for item, arrays in found.items()}
         processes.in_all(lambda: manifest.check_sums(sums, held.arrays))
@@ -169,10 +176,10 @@ def check_files(path: Path, files: dict[str, dict[str, Any]]) -> None:
     manifest.check_files(path, dict(mine))
 
 
-def _check(path: Path, held: Manifest, like: dict[str, Named], whole: bool) -> None:
+def _check(path: Path, held: Manifest, like: dict[str, Named], whole: bool, within: str) -> None:
     """Whether arrays are those wanted and files those written: nothing is read before."""
     for item, wanted in like.items():
-        manifest.check_types(wanted, held.arrays[item], whole=whole)
+        manifest.check_types(wanted, held.arrays[item], whole=whole, within=within)
     check_files(
         path,
         {

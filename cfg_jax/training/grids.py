@@ -41,7 +41,8 @@ class GridWriter:
 
     def __init__(self, config: ConfigDict, workdir: Path, program: Program, data: Dataset):
         plan = program.blueprint
-        if getattr(plan.objective, "kind", None) is None:
+        self._codes = hasattr(plan.network, "trained_codec")
+        if getattr(plan.objective, "kind", None) is None and not self._codes:
             raise ValueError(
                 f"config.train.sample_every must be 0: a network that learns "
                 f"{type(plan.objective).__name__} draws no samples"
@@ -53,17 +54,21 @@ class GridWriter:
         fields = flatten(config).items()
         shown = {name: value for name, value in fields if name.startswith(("sample.", "guidance."))}
         self._told = {**shown, "seed": self._seed}
-        jax.eval_shape(self._guided, program.state.params)  # a mistake shows before training
+        if not self._codes:
+            jax.eval_shape(self._guided, program.state.params)  # a mistake shows before training
 
     def write(self, step: int, params: Any) -> Path:
         """Samples with these parameters and writes the page of the given step."""
         model = self._model(params)
         conditioners = model.conditioners
         every = {name: made.every() for name, made in conditioners}
-        if all(values is not None for values in every.values()) and len(every) <= 1:
+        names: list[str] = []
+        if self._codes:
+            x = self._coded(model)
+        elif all(values is not None for values in every.values()) and len(every) <= 1:
             x, names = self._named(model, every)
         else:
-            x, names = self._lent(model), []
+            x = self._lent(model)
         path = self._path(step)
         if processes.is_first():
             self._folder.mkdir(exist_ok=True)
@@ -95,14 +100,23 @@ class GridWriter:
             return self._samples(model, {name: repeated}, len(repeated)), titles
         return self._samples(model, {}, CLASSES * PER_CLASS), []
 
-    def _lent(self, model: Model) -> np.ndarray:
-        """Samples under the conditions of examples, and under each row those."""
+    def _examples(self) -> list[dict[str, Any]]:
+        """Examples from all over the data."""
         source = self._data.source
         count = min(EXAMPLES, len(source))
         chosen = np.linspace(0, len(source) - 1, count).round().astype(int)
-        examples = [source[int(i)] for i in chosen]
-        entries, x = model.lend(examples)
-        samples = self._samples(model, entries, count)
+        return [source[int(i)] for i in chosen]
+
+    def _coded(self, model: Model) -> np.ndarray:
+        """Examples, under each row how they come back, and the difference, grey where none is."""
+        _, x = model.lend(self._examples())
+        back = np.asarray(jax.jit(_there_and_back)(model, x))
+        return interleave([x, back, back - x], PER_CLASS)
+
+    def _lent(self, model: Model) -> np.ndarray:
+        """Samples under the conditions of examples, and under each row those."""
+        entries, x = model.lend(self._examples())
+        samples = self._samples(model, entries, len(x))
         above = [made.drawn(entries[name], x) for name, made in model.conditioners]
         rows = [*(rows for rows in above if rows is not None), samples, x]
         return interleave(rows, PER_CLASS)
@@ -111,3 +125,7 @@ class GridWriter:
         key = jax.random.key(self._seed)
         x = model.sample(key, entries, batch=count, mesh=self._mesh)
         return np.asarray(processes.fetch(x))
+
+
+def _there_and_back(model: Model, x: Any) -> Any:
+    return model.decode(model.encode(x))

@@ -110,7 +110,7 @@ def _opened(config: ConfigDict) -> tuple[Dataset, Program]:
     """The data of a recipe and what it compiles to, alike in all processes."""
     recipe.check(config)
     data = recipe.make(config.data, "data", path="config.data").open("train")
-    program = build(config, data.facts, texts=data.captions)
+    program = build(config, data.facts, data=data)
     processes.agree("recipes or data", _identity(config, data))
     return data, program
 
@@ -150,6 +150,8 @@ def _stop(received: signal.Signals, checkpoints: Checkpoints, step: int) -> None
 
 def stream(config: ConfigDict, data: Dataset, plan: Blueprint, start: int) -> Any:
     """This process' part of the batches from the given step on, texts as conditioners take them."""
+    if hasattr(plan.codec, "attached"):
+        data = plan.codec.attached(plan.frozen.codec, data)
     read = batches(
         data,
         batch_size=config.train.batch_size,

@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cfg_jax import recipe
-from cfg_jax.blueprint import Blueprint, FrozenParameters, Texts, blueprint, profiles, ready
+from cfg_jax.blueprint import Blueprint, FrozenParameters, blueprint, described, profiles, ready
 from cfg_jax.parts import Facts
+from cfg_jax.runtime import compiled
 from cfg_jax.runtime import mesh as meshes
 from cfg_jax.training import state as states
 from cfg_jax.training import step as steps
@@ -56,7 +57,7 @@ def build(
     facts: Facts,
     mesh: Mesh | None = None,
     frozen: Frozen | None = None,
-    texts: Texts | None = None,
+    data: Any = None,
 ) -> Program:
     """Puts a recipe's training together; compiles nothing yet.
 
@@ -66,7 +67,7 @@ def build(
       mesh: See `mesh.device_mesh`; the devices that can share the batch, and hold the state, when
         None.
       frozen: What the step reads and never changes; read from where the recipe says when None.
-      texts: As in `blueprint`.
+      data: As in `blueprint`.
 
     Returns:
       The program.
@@ -78,10 +79,9 @@ def build(
     train = config.train
     if mesh is not None:
         meshes.check_batch_size(train.batch_size, mesh, train.accumulate)
-    plan = blueprint(config, facts, frozen and FrozenParameters(*frozen[1:]), texts)
-    optimizer = recipe.make(
-        config.optimiser, "optimiser", path="config.optimiser", train_steps=train.steps
-    )
+    plan = blueprint(config, facts, frozen and FrozenParameters(*frozen[1:]), data)
+    _check_parts(plan.objective, train.accumulate)
+    optimizer = _optimizer(config, getattr(plan.network, "apart", ()))
     averages = profiles(config)
 
     def start(params: Any = None) -> State:
@@ -111,7 +111,7 @@ def build(
         optimizer,
         mesh,
         prepare,
-        jax.jit(start, out_shardings=layout),
+        jax.jit(start, out_shardings=layout, compiler_options=compiled.once(mesh)),
         jax.jit(step, donate_argnums=0, out_shardings=(layout, whole)),
         _laid_out(shapes, layout),
         Frozen(ready(plan.objective), *plan.frozen) if frozen is None else frozen,
@@ -119,6 +119,39 @@ def build(
     )
     _check(program, whole)
     return program
+
+
+def _optimizer(config: ConfigDict, apart: tuple[str, ...]) -> optax.GradientTransformation:
+    """The recipe's optimiser; parts of the parameters that stand apart have one of their own."""
+
+    def make() -> optax.GradientTransformation:
+        return recipe.make(
+            config.optimiser,
+            "optimiser",
+            path="config.optimiser",
+            train_steps=config.train.steps,
+        )
+
+    if not apart:
+        return make()
+
+    def labels(variables: Any) -> Any:
+        def label(path: Any, _: Any) -> str:
+            names = {getattr(key, "key", None) for key in path[:2]}
+            return next((name for name in apart if name in names), "")
+
+        return jax.tree_util.tree_map_with_path(label, variables)
+
+    return optax.partition({name: make() for name in ("", *apart)}, labels)
+
+
+def _check_parts(objective: Any, accumulate: int) -> None:
+    """Raises ValueError where a batch would be taken in parts whose examples are compared."""
+    if accumulate > 1 and getattr(objective, "compares", False):
+        raise ValueError(
+            f"config.train.accumulate must be 1: {type(objective).__name__} compares all examples "
+            f"of a batch; got {accumulate}"
+        )
 
 
 def _check(program: Program, whole: Any) -> None:
@@ -139,6 +172,8 @@ def _batch(plan: Blueprint, size: int, place: Any) -> dict[str, Any]:
         **{name: made.null for name, made in plan.conditioners if name in facts.texts},
         "replaced": jax.ShapeDtypeStruct((), jnp.int32),
     }
+    if getattr(plan.codec, "cached", False):
+        arrays["latents"] = described(plan.codec, plan.frozen.codec, facts.shape)
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype, sharding=place), arrays
     )

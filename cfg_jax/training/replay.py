@@ -70,7 +70,7 @@ def replay(config: ConfigDict, workdir: Path, step: int) -> Replay:
         )
     describe(workdir)
     data = recipe.make(config.data, "data", path="config.data").open("train")
-    program = build(config, data.facts, texts=data.captions)
+    program = build(config, data.facts, data=data)
     compare(workdir, described(config, data, program))
     mesh = program.mesh
     frozen = jax.device_put(program.frozen, meshes.replicated(mesh))
@@ -93,7 +93,7 @@ def replay(config: ConfigDict, workdir: Path, step: int) -> Replay:
             "example": (step - 1) * config.train.batch_size + int(i),
             **{name: values[i].item() for name, values in labels.items()},
             "hidden": [name for name, gone in hidden.items() if gone[i]],
-            "logsnr": float(logsnr[i]),
+            **({} if logsnr is None else {"logsnr": float(logsnr[i])}),
             "loss": float(each[i]),
         }
         for i in order
@@ -112,13 +112,15 @@ def replay(config: ConfigDict, workdir: Path, step: int) -> Replay:
 
 
 def _looked_at(program: Program, state: Any, frozen: Any, batch: Any) -> Any:
-    """Each example's loss, its λ, and by entries' names whether it was hidden."""
+    """Each example's loss, its λ if it has one, and by entries' names whether it was hidden."""
 
     @jax.jit
     def look(state, frozen, batch):
         drawn = program.prepare(frozen, batch, state.step)
-        each = losses(program.blueprint, state.params, frozen, drawn)
-        return each, drawn.draw.logsnr, hidden(program.blueprint, drawn.draw.cond)
+        each = losses(program.blueprint, state.params, frozen, drawn).each
+        cond = getattr(drawn.draw, "cond", None)
+        gone = {} if cond is None else hidden(program.blueprint, cond)
+        return each, getattr(drawn.draw, "logsnr", None), gone
 
     return look(state, frozen, batch)
 

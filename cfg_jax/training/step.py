@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax.core import FrozenDict
 from jaxtyping import Array, Float, Int
 
 from cfg_jax import conditions
@@ -20,8 +21,9 @@ from cfg_jax.data.samples import to_float
 from cfg_jax.diffusion import noise
 from cfg_jax.diffusion.noise import Stream
 from cfg_jax.diffusion.schedules import Schedule
+from cfg_jax.objectives import Losses
 from cfg_jax.optim.averages import Average, move
-from cfg_jax.parts import Ask, Setting, through
+from cfg_jax.parts import Setting, through
 from cfg_jax.training.state import State
 
 BINS = 10
@@ -52,6 +54,7 @@ class Metrics(NamedTuple):
       bin_count: The number of them.
       skipped: How many steps were skipped so far, this one included.
       replaced: How many of the batch's examples stand in for unreadable ones.
+      measured: What else the objective measures, by name.
     """
 
     loss: Float[Array, ""]
@@ -60,6 +63,7 @@ class Metrics(NamedTuple):
     bin_count: Int[Array, " bins"]
     skipped: Int[Array, ""]
     replaced: Int[Array, ""]
+    measured: Mapping[str, Float[Array, ""]] = FrozenDict()
 
 
 class Drawn(NamedTuple):
@@ -102,43 +106,75 @@ def prepare(
     cond = conditions.read(blueprint.conditioners, frozen.condition, batch, x)
     keys = noise.examples(key, jnp.arange(len(x)))
     cond = conditions.shown(blueprint.conditioners, keys, cond, blueprint.schedule, training=True)
-    z = through(blueprint.codec, "encode", frozen.codec, x)
-    draw = frozen.objective.draw(key, z, cond, setting(blueprint))
+    z = _latents(blueprint.codec, frozen.codec, key, batch, x)
+    draw = frozen.objective.draw(key, z, cond, setting(blueprint, step))
     return Drawn(draw, noise.stream(key, Stream.DROPOUT))
 
 
-def setting(blueprint: Blueprint) -> Setting:
-    """What the objective may draw from."""
+def _latents(codec: Any, params: Any, key: jax.Array, batch: dict[str, Array], x: Array) -> Array:
+    """Z of a batch: drawn, where the codec is random, of what it said or says of the data."""
+    if not hasattr(codec, "drawn"):
+        return through(codec, "encode", params, x)
+    said = batch["latents"] if "latents" in batch else through(codec, "described", params, x)
+    return through(
+        codec, "drawn", params, said, noise.examples(key, jnp.arange(len(x)), Stream.LATENTS)
+    )
+
+
+def setting(blueprint: Blueprint, step: Any = 0) -> Setting:
+    """What the objective may draw from, after so many steps."""
     made = blueprint.conditioners
     return Setting(
         blueprint.schedule,
         conditions.hidden_null(made),
         {name: conditioner.p_uncond for name, conditioner in made},
         {name: conditioner.guided for name, conditioner in made},
+        step,
     )
 
 
-def asker(blueprint: Blueprint, params: Any, frozen: Frozen, dropout: jax.Array) -> Ask:
-    """The network in training: `(z, logsnr, cond) -> prediction`, shown what it takes."""
-    network = blueprint.network
-    takes = tuple(network.takes)
-    fields = inspect.signature(type(network).__call__).parameters
-    training = {"train": True} if "train" in fields else {}
+class Asker(NamedTuple):
+    """The network in training: `(z, logsnr, cond) -> prediction`, shown what it takes.
 
-    def ask(z: Array, logsnr: Any, cond: Any) -> Any:
+    Attributes:
+      network: The Flax module.
+      variables: What is differentiated by.
+      conditioners: What makes each entry of the condition.
+      condition_params: What they need beside the data.
+      dropout: The key of the network's dropout.
+    """
+
+    network: Any
+    variables: Any
+    conditioners: conditions.Conditioners
+    condition_params: Mapping[str, Any]
+    dropout: jax.Array
+
+    def __call__(self, z: Array, logsnr: Any, cond: Any) -> Any:
+        """The prediction."""
         logsnr = jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1])
-        shown = {name: cond[name] for name in takes}
-        shown = conditions.encoded(blueprint.conditioners, params, frozen.condition, shown)
-        return network.apply(params, z, logsnr, shown, **training, rngs={"dropout": dropout})
+        shown = {name: cond[name] for name in self.network.takes}
+        shown = conditions.encoded(self.conditioners, self.variables, self.condition_params, shown)
+        return self.apply("__call__", z, logsnr, shown)
 
-    return ask
+    def apply(self, way: str, *args: Any, variables: Any = None) -> Any:
+        """What a method of the network returns in training, of these or other variables."""
+        method = getattr(type(self.network), way)
+        training = {"train": True} if "train" in inspect.signature(method).parameters else {}
+        return self.network.apply(
+            self.variables if variables is None else variables,
+            *args,
+            **training,
+            rngs={"dropout": self.dropout},
+            method=method,
+        )
 
 
-def losses(
-    blueprint: Blueprint, params: Any, frozen: Frozen, drawn: Drawn
-) -> Float[Array, " batch"]:
-    """Each example's training loss."""
-    return frozen.objective.losses(asker(blueprint, params, frozen, drawn.dropout), drawn.draw)
+def losses(blueprint: Blueprint, params: Any, frozen: Frozen, drawn: Drawn) -> Losses:
+    """Each example's training loss, and what else the objective measures."""
+    ask = Asker(blueprint.network, params, blueprint.conditioners, frozen.condition, drawn.dropout)
+    found = frozen.objective.losses(ask, drawn.draw)
+    return found if isinstance(found, Losses) else Losses(found, {})
 
 
 def make_step(
@@ -168,13 +204,13 @@ def make_step(
       A step over batches as `prepare` takes them, and "replaced": int32 (batch,) in them.
     """
 
-    def gradient_of(params: Any, frozen: Frozen, drawn: Drawn) -> tuple[Array, Any]:
+    def gradient_of(params: Any, frozen: Frozen, drawn: Drawn) -> tuple[Losses, Any]:
         def mean(params):
-            each = losses(blueprint, params, frozen, drawn)
-            return each.mean(), each
+            found = losses(blueprint, params, frozen, drawn)
+            return found.each.mean(), found
 
-        (_, each), gradient = jax.value_and_grad(mean, has_aux=True)(params)
-        return each, scatter(gradient)
+        (_, found), gradient = jax.value_and_grad(mean, has_aux=True)(params)
+        return found, scatter(gradient)
 
     def zeros(params: Any) -> Any:
         return scatter(jax.tree.map(jnp.zeros_like, params))
@@ -184,12 +220,14 @@ def make_step(
         params = gather(state.params)
         descend = functools.partial(gradient_of, params, frozen)
         if accumulate == 1:
-            each, gradient = descend(drawn)
+            found, gradient = descend(drawn)
         else:
-            each, gradient = _in_parts(descend, drawn, accumulate, zeros(params))
+            found, gradient = _in_parts(descend, drawn, accumulate, zeros(params))
+        each = found.each
         mean, norm = each.mean(), optax.tree.norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        params, measured = _after(frozen.objective, params, found.measured, drawn.dropout)
         moved = [
             move(average, ema, params, state.step + 1)
             for average, ema in zip(averages, state.ema, strict=True)
@@ -202,15 +240,22 @@ def make_step(
         )
         skipped = state.skipped + (~finite).astype(jnp.int32)
         bins = _bins(getattr(drawn.draw, "logsnr", None), each, blueprint.schedule)
-        measured = Metrics(mean, norm, *bins, skipped, batch["replaced"].sum())
-        return State(state.step + 1, skipped, *changed), measured
+        metrics = Metrics(mean, norm, *bins, skipped, batch["replaced"].sum(), measured)
+        return State(state.step + 1, skipped, *changed), metrics
 
     return step
 
 
+def _after(objective: Any, params: Any, measured: Any, dropout: jax.Array) -> tuple[Any, Any]:
+    """The parameters as the objective leaves a step, and what is logged of what it measured."""
+    if hasattr(objective, "after"):
+        return objective.after(params, measured, noise.stream(dropout, Stream.STEP))
+    return params, {name: each.mean() for name, each in measured.items()}
+
+
 def _in_parts(
-    descend: Callable[[Drawn], tuple[Array, Any]], drawn: Drawn, parts: int, zeros: Any
-) -> tuple[Array, Any]:
+    descend: Callable[[Drawn], tuple[Losses, Any]], drawn: Drawn, parts: int, zeros: Any
+) -> tuple[Losses, Any]:
     """Losses and mean gradient of a batch, computed in so many parts one after another.
 
     Part m has the examples m, m + parts, m + 2 parts, …: each device finds its share of every part
@@ -222,11 +267,12 @@ def _in_parts(
 
     def body(total, part):
         draw, number = part
-        each, gradient = descend(Drawn(draw, jax.random.fold_in(drawn.dropout, number)))
-        return jax.tree.map(lambda t, g: t + g / parts, total, gradient), each
+        found, gradient = descend(Drawn(draw, jax.random.fold_in(drawn.dropout, number)))
+        return jax.tree.map(lambda t, g: t + g / parts, total, gradient), found
 
-    gradient, each = jax.lax.scan(body, zeros, (apart, jnp.arange(parts)))
-    return jnp.moveaxis(each, 0, 1).reshape(-1), gradient
+    gradient, found = jax.lax.scan(body, zeros, (apart, jnp.arange(parts)))
+    together = jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1).reshape(-1, *a.shape[2:]), found)
+    return together, gradient
 
 
 def _bins(logsnr: Array | None, losses: Array, schedule: Schedule) -> tuple[Array, Array]:

@@ -86,6 +86,11 @@ class Window:
             "skipped": int(fetched.skipped[-1]),
             "replaced": int(fetched.replaced.sum()),
         }
+        if fetched.measured:
+            values["measured"] = {
+                name: float(each[finite].mean()) if finite.any() else None
+                for name, each in fetched.measured.items()
+            }
         if spikes:
             values["spikes"] = [self._span(i) for i in spikes]
         self._first += len(self._steps)

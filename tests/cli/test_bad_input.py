@@ -98,6 +98,11 @@ INPUTS = {
     ),
     "plan": ("plan", "--topology", "v5e:2x4", "--config", "PATH"),
     "prepare": ("prepare", "--config", "PATH"),
+    "encode": ("encode", "--config", "PATH"),
+    "encode_run": (
+        *("encode", "--config", "tiny.py", "--config.codec=KL"),
+        *("--config.codec.data_channels=1", "--config.codec.run=PATH"),
+    ),
     "prepare_folder": ("prepare", "--config", "folder", "--config.data.path=PATH"),
     "prepare_sounds": (
         *("prepare", "--config", "tiny.py"),

@@ -30,6 +30,7 @@ COMMAND_LINES = {
         *("--out", "scores.json"),
     ),
     "prepare": ("prepare", "--config", "tiny.py", "--config.data.dir=prepared"),
+    "encode": ("encode", "--config", "latent.py"),
     "import": ("import", "--from", "cfg-jax", "run.safetensors", "--workdir", "imported"),
     "export": ("export", "--workdir", "run", "--out", "exported.safetensors"),
     "plan": ("plan", "--config", "tiny.py", "--topology", "v5e:2x4", "--out", "plan.md"),
@@ -44,9 +45,13 @@ def test_every_command_is_here():
 
 
 @pytest.fixture
-def place(tmp_path, trained):
+def place(tmp_path, trained, autoencoder):
     """A directory with what the commands read."""
     write(tmp_path)
+    (tmp_path / "latent.py").write_text(
+        "from recipes import tiny_latent\n\n\ndef get_config():\n"
+        f"    return tiny_latent({str(autoencoder)!r})\n"
+    )
     (tmp_path / "run").symlink_to(trained)
     exchange.export(load(trained), tmp_path / "run.safetensors")
     wide = np.eye(700) + 0.1

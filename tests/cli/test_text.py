@@ -1,5 +1,9 @@
 """Captions from data to picture: trained along, kept with the run, asked for by commands."""
 
+import functools
+import json
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +11,8 @@ import pytest
 from recipes import tiny_captioned
 
 import cfg_jax
-from cfg_jax import exchange
+from cfg_jax import evaluation, exchange, recipe
+from cfg_jax.evaluation import of_captions
 from cfg_jax.run import load_run
 from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.training.loop import train
@@ -71,6 +76,35 @@ def test_prompts_are_flags(command, workdir, tmp_path):
     assert page.exists()
     done("sample", "--workdir", workdir, "--per-label", 3, "--out", tmp_path / "lent.npz")
     assert len(np.load(tmp_path / "lent.npz")["arr_0"]) == 3
+
+
+def test_captions_are_scored_by_what_a_detector_finds(command, workdir, tmp_path, monkeypatch):
+    """The report holds what the pieces give; with a tenth of 400 scenes there are all kinds."""
+    quickly = functools.partial(evaluation.train_detector, steps=2, batch=8, progress=False)
+    monkeypatch.setattr(of_captions, "train_detector", quickly)
+    few = tmp_path / "few"
+    shutil.copytree(workdir, few)
+    told = json.loads((few / "config.json").read_text())
+    told["config"]["data.scenes"] = 400
+    (few / "config.json").write_text(json.dumps(told))
+    argv = ("--w", "0,2", "--samples", 4, "--seed", 3, "--out", tmp_path / "out")
+    code, printed, err = command("evaluate", "--workdir", few, *argv)
+    assert code == 0, err
+    assert "of the held-out scenes without a mistake" in printed
+    assert "| w | s = 1 + w | caption accuracy ↑ |" in printed
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["settings"]["samples_per_w"] == 8
+    run = load_run(few)
+    source = recipe.make(run.config.data, "data")
+    train_scenes, held_out = source.open("train"), source.open("test")
+    captions = evaluation.captions_of(held_out, "text", 4)
+    judge = evaluation.caption_judge_of(train_scenes, held_out, cache=tmp_path / "cache")
+    x = np.asarray(run.sample(jax.random.key(3), text=list(captions.texts), w=2.0))
+    want = judge.scores(np.clip(x, -1, 1), captions)
+    assert report["rows"][1] == pytest.approx({"w": 2.0, **want}, rel=2e-2, abs=1e-6)
+    assert report["reference"] == pytest.approx(judge.scores(captions.x, captions), rel=1e-3)
+    for name in ("report.md", "accuracy.png", "samples_by_w.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 100
 
 
 def test_a_text_for_a_model_without_one_and_the_reverse_are_refused(refused, workdir, trained):

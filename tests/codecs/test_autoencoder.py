@@ -8,6 +8,7 @@ from networks import random_variables
 from scipy import stats
 
 from cfg_jax.codecs import KL, VQ, Moments
+from cfg_jax.nn import patched, unpatched
 from cfg_jax.parts import Codec, through
 
 TINY = {"channels": 4, "channel_mult": (1, 2), "blocks": 1, "latent_channels": 2}
@@ -71,6 +72,24 @@ def test_sides_of_space_are_divided_and_frames_are_not(shape, latent):
     z, back = jax.eval_shape(there_and_back, x)
     assert z.shape == (2, *latent)
     assert (back.shape, back.dtype) == (x.shape, jnp.float32)
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (4, 8, 3), (2, 4, 4, 3)])
+def test_patches_are_folded_before_and_unfolded_behind(shape):
+    """It is the autoencoder of one place a patch, its entries in the channels."""
+    squares = 2 ** min(len(shape) - 1, 2)
+    fields = TINY | {"channel_mult": (1, 1)}
+    codec = KL(**fields, data_channels=shape[-1], patch=2)
+    plain = KL(**fields, data_channels=shape[-1] * squares)
+    x = data(1, *shape)
+    variables = random_variables(codec, x)
+    assert codec.factor == 2 * plain.factor
+    z = codec.apply(variables, x, method=codec.encode)
+    np.testing.assert_array_equal(z, plain.apply(variables, patched(x, 2), method=plain.encode))
+    back = plain.apply(variables, z, method=plain.decode)
+    np.testing.assert_array_equal(
+        codec.apply(variables, z, method=codec.decode), unpatched(back, 2)
+    )
 
 
 def test_one_level_divides_nothing():

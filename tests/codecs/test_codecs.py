@@ -35,4 +35,4 @@ def test_bad_factors_and_sides_are_refused():
 
 def test_every_codec_says_what_it_keeps_x_within():
     bounds = {name: kind().bound for name, kind in CODECS.items()}
-    assert bounds == {"Pixels": 1.0, "Folded": 1.0, "Lapped": None}
+    assert bounds == {"Pixels": 1.0, "Folded": 1.0, "Lapped": None, "KL": None, "VQ": None}

@@ -55,8 +55,10 @@ def test_any_tiles_give_the_whole(kl, tile, whole):
 
 @pytest.mark.parametrize("shape", [(40, 3), (2, 20, 4, 3)])
 def test_sounds_and_videos_come_in_tiles_too(shape):
-    codec = VQ(**FIELDS | {"channel_mult": (1, 1)}, entries=5, groups=2, data_channels=1)
-    sides = [2 * side for side in shape[:-1]] if len(shape) < 4 else [2, 4, 4]
+    codec = VQ(
+        **FIELDS | {"channel_mult": (1, 1), "patch": 2}, entries=5, groups=2, data_channels=1
+    )
+    sides = [4 * side for side in shape[:-1]] if len(shape) < 4 else [2, 8, 8]
     variables = random_variables(codec, jnp.zeros((1, *sides, 1)))
     z = jnp.asarray(RNG.normal(size=(1, *shape)), jnp.float32)
     want = codec.apply(variables, z, method=codec.decode)

@@ -1,6 +1,7 @@
 """Captions: tokens on the host, an encoder that is trained along, padding that nobody sees."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,9 @@ def tiny():
 @pytest.fixture(scope="module")
 def model():
     """A model whose every parameter is random: one that starts at zero would hide the text."""
-    plan = blueprint(tiny(), FACTS, texts={"text": CAPTIONS}.__getitem__)
+    plan = blueprint(
+        tiny(), FACTS, data=types.SimpleNamespace(captions={"text": CAPTIONS}.__getitem__)
+    )
     shapes = jax.eval_shape(plan.init, jax.random.key(0))
     leaves, structure = jax.tree.flatten(shapes)
     keys = jax.random.split(jax.random.key(1), len(leaves))

@@ -8,13 +8,16 @@ import pytest
 
 from cfg_jax.data import SOURCES
 
-NEEDED = {name: {"path": "x"} for name in ("Folder", "Captioned", "Arrays", "Sounds")}
+NEEDED = {name: {"path": "x"} for name in ("Folder", "Captioned", "Shards", "Arrays", "Sounds")}
 NAN, INF = math.nan, math.inf
 
 NUMBERS = (-1, 10**9, 10**400, 2.5, NAN, INF, "1", None, True)
 BAD = {
     "workers": NUMBERS,
     "image_size": NUMBERS,
+    "crop": (0.99, 4.01, 1.5, -1, 10**400, NAN, INF, "1", None, True),
+    "buckets": (4, 12, 1032, *NUMBERS),
+    "aspect": (0.99, 4.01, -1, 10**400, NAN, INF, "1", None, True),
     "length": NUMBERS,
     "frames": (0, *NUMBERS),
     "size": (7, *NUMBERS),
@@ -28,6 +31,8 @@ BAD = {
     "test_path": (None, 3, "a\0b", "~nobody_of_this_name/x"),
     "dir": (None, 3, "a\0b", "~nobody_of_this_name", "~nobody_of_this_name/x"),
     "name": (None, 3, "a\0b"),
+    "text": (None, 3, "a\0b"),
+    "caption": (None, 3, "a\0b"),
     "flip": (0, 1, "yes", None, NAN),
     "skip_bad": (0, 1, "yes", None, NAN),
 }

@@ -18,7 +18,7 @@ from cfg_jax.evaluation import (
 )
 from cfg_jax.evaluation.inception import variables
 from cfg_jax.evaluation.inception_network import InceptionV3, resize
-from cfg_jax.interop import torch_file
+from cfg_jax.runtime import torch_file
 
 
 class StandIn(types.ModuleType):

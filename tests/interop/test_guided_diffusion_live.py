@@ -15,12 +15,13 @@ import pytest
 
 import cfg_jax
 from cfg_jax import grids, guidance, prediction, schedules, solvers
-from cfg_jax.interop import guided_diffusion, torch_file
+from cfg_jax.interop import guided_diffusion
 from cfg_jax.interop.guided_diffusion import ARCHITECTURES, Architecture
 from cfg_jax.networks import Encoder, UNet
 from cfg_jax.networks.encoder import LogProb
 from cfg_jax.nn import TimestepFeatures
 from cfg_jax.parts import Beside, Classes
+from cfg_jax.runtime import torch_file
 
 CHECKOUT = os.environ.get("GUIDED_DIFFUSION")
 pytestmark = [

@@ -5,7 +5,8 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from cfg_jax.networks import NETWORKS, DiT, Encoder, MMDiT, UNet
+from cfg_jax.codecs import KL
+from cfg_jax.networks import NETWORKS, Coding, DiT, Encoder, MMDiT, Towers, UNet
 from cfg_jax.nn import TimestepFeatures
 from cfg_jax.parts import Classes
 
@@ -47,6 +48,11 @@ def unchecked_types(monkeypatch):
 PARTICULAR = {
     UNet: LEVELS | PREDICTOR | {"inlets": (3, ("label",), (("heads", Classes(3)),))},
     Encoder: LEVELS | {"num_classes": (10**9, 0, -1, 2.5, "3")},
+    Towers: LEVELS
+    | {
+        "features": (10**9, 0, -1, 2.5, "3", None),
+        "inlets": (3, ("text",), (), (("label", Classes(3)),)),
+    },
     DiT: PATCHWORK | PREDICTOR,
     MMDiT: PATCHWORK
     | PREDICTOR
@@ -58,10 +64,16 @@ PARTICULAR = {
 }
 
 
+EVERY = {kind: WRONG | own for kind, own in PARTICULAR.items()} | {
+    Coding: {"codec": (None, 3, "KL"), "discriminator": (3, "x")}
+}
+GIVEN = {Coding: {"codec": KL()}}
+"""What a network needs before its other fields are looked at."""
+
 VALUES = [
     (kind, field, value)
     for kind in NETWORKS.values()
-    for field, wrong in (WRONG | PARTICULAR[kind]).items()
+    for field, wrong in EVERY[kind].items()
     for value in wrong
 ]
 
@@ -69,16 +81,16 @@ VALUES = [
 @pytest.mark.parametrize(("kind", "field", "value"), VALUES)
 def test_a_field_out_of_its_range_is_refused_by_name(kind, field, value):
     with pytest.raises(ValueError, match=field):
-        kind(**{field: value})
+        kind(**GIVEN.get(kind, {}) | {field: value})
 
 
 @pytest.mark.parametrize("kind", NETWORKS.values())
 def test_every_field_has_wrong_values_here(kind):
     known = set(kind.__dataclass_fields__) - {"parent", "name"}
-    assert known == set(WRONG | PARTICULAR[kind])
+    assert known == set(EVERY[kind])
 
 
-@pytest.mark.parametrize("kind", [UNet, Encoder])
+@pytest.mark.parametrize("kind", [UNet, Encoder, Towers])
 def test_networks_of_the_same_fields_are_the_same(kind):
     one = kind(dtype="bfloat16", channel_mult=(1, 2))
     assert one == kind(dtype=jnp.bfloat16, channel_mult=[1, 2])

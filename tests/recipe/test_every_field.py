@@ -12,19 +12,23 @@ import numpy as np
 import pytest
 
 from cfg_jax import recipe
+from cfg_jax.codecs import KL
 from cfg_jax.recipe import slots, values
 from cfg_jax.recipe.signature import meanings
 
 GIVEN = {
     "Folder": {"path": "pictures"},
     "Captioned": {"path": "pictures"},
+    "Shards": {"path": "pictures.tar"},
     "Arrays": {"path": "arrays.npz"},
     "Sounds": {"path": "sounds"},
     "Catalogue": {"name": "mnist"},
+    "LPIPS": {"path": "vgg16.pth"},
     "Small": {"logsnr_min": 0.0},
     "Negative": {"cond": 3},
     "Composed": {"conds": (3,)},
     "Autoguidance": {"weak": ":1"},
+    "Coding": {"codec": recipe.node(KL)},
 }
 """What a kind needs before its other fields are looked at."""
 
@@ -37,6 +41,9 @@ RANGES = {
     "data.workers": (0, 256, "[]"),
     "data.held_out": (0.0, 1.0, "()"),
     "data.image_size": (0, 16_384, "[]"),
+    "data.crop": (1.0, 4.0, "[]"),
+    "data.buckets": (0, 1024, "[]"),
+    "data.aspect": (1.0, 4.0, "[]"),
     "data.channels": (1, 3, "[]"),
     "data.background": (0, 255, "[]"),
     "data.length": (0, 2**24, "[]"),
@@ -61,6 +68,28 @@ RANGES = {
     "network.grid": (0, 4096, "[]"),
     "network.dual_blocks": (0, 128, "[]"),
     "network.num_classes": (1, 1_000_000, "[]"),
+    "codec.channels": (1, 65_536, "[]"),
+    "codec.channel_mult": (0.0, 65_536.0, "()"),
+    "codec.blocks": (1, 128, "[]"),
+    "codec.attention_factors": (1, 8, "[]"),
+    "codec.patch": (1, 64, "[]"),
+    "codec.groups": (1, 65_536, "[]"),
+    "codec.dropout": (0.0, 1.0, "[)"),
+    "codec.latent_channels": (1, 65_536, "[]"),
+    "codec.data_channels": (1, 65_536, "[]"),
+    "codec.shift": (-math.inf, math.inf, "()"),
+    "codec.entries": (1, 2**24, "[]"),
+    "codec.code_channels": (1, 65_536, "[]"),
+    "codec.beta": ANY_SIZE,
+    "discriminator.channels": (1, 65_536, "[]"),
+    "discriminator.layers": (1, 128, "[]"),
+    "objective.kl_weight": ANY_SIZE,
+    "objective.code_weight": ANY_SIZE,
+    "objective.dead": (0.0, 1.0, "[)"),
+    "objective.perceptual_weight": ANY_SIZE,
+    "objective.judged_weight": ANY_SIZE,
+    "objective.judged_from": (0, 1_000_000_000, "[]"),
+    "network.features": (1, 65_536, "[]"),
     "codec.factor": (1, 65_536, "[]"),
     "codec.bins": (1, 65_536, "[]"),
     "codec.power": (0.0, 1.0, "(]"),
@@ -86,6 +115,8 @@ RANGES = {
     "schedule.logsnr_max": LOGSNR,
     "schedule.steps": (2, 100_000, "[]"),
     "objective.sigma_data": POSITIVE,
+    "objective.noise_offset": ANY_SIZE,
+    "objective.input_perturbation": ANY_SIZE,
     "objective.bound_weight": ANY_SIZE,
     "objective.steps": (1, 1_000_000, "[]"),
     "MinSNR.gamma": POSITIVE,

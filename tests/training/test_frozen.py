@@ -116,7 +116,7 @@ def test_neither_the_optimiser_nor_the_averages_nor_the_norm_hold_it(whole):
 
     def loss(params):
         drawn = program.prepare(program.frozen, batch, state.step)
-        return losses(program.blueprint, params, program.frozen, drawn).mean()
+        return losses(program.blueprint, params, program.frozen, drawn).each.mean()
 
     gradient = jax.jit(jax.grad(loss))(state.params)
     norm = np.sqrt(sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(gradient)))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cfg_jax.interop import torch_file
+from cfg_jax.runtime import torch_file
 
 torch = pytest.importorskip("torch", reason="needs torch")
 pytestmark = pytest.mark.parity

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from cfg_jax.interop import safetensors_file
+from cfg_jax.runtime import safetensors_file
 
 KERNEL = jnp.arange(6.0).reshape(2, 3).T
 PARAMS = {"params": {"a": {"kernel": KERNEL}, "b": jnp.ones((), jnp.int32)}}

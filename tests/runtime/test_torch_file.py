@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from torch_files import STORAGES, Call, Global, Reference, View, pickled, save_plain, save_zip
 
-from cfg_jax.interop import torch_file
+from cfg_jax.runtime import torch_file
 
 LAYOUTS = pytest.mark.parametrize("save", [save_zip, save_plain])
 

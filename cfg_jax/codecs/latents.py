@@ -1,0 +1,213 @@
+"""What an autoencoder says of all examples of some data, kept on disk, and what follows from it.
+
+A folder of the user's cache holds it, named after the codec's parameters and the data: another
+codec and other data have another folder. Files are compared with their checksums before they are
+read; damaged ones are made again.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from cfg_jax.parts import through
+from cfg_jax.runtime import bulk, files, manifest
+from cfg_jax.runtime.checkpoints import Checkpoints
+from cfg_jax.runtime.notes import Bar, note
+
+BATCH = 64
+"""Examples that are encoded at a time."""
+
+LATENTS, MIRRORED = "latents", "latents_mirrored"
+"""Arrays of an example: what the codec says of it, and of its mirror image."""
+
+
+class Kept(NamedTuple):
+    """What a codec says of data.
+
+    Attributes:
+      arrays: `LATENTS`, and `MIRRORED` for data that are mirrored at random; float32 (n, ...).
+      scale: One over the standard deviation of ẑ over all examples and entries.
+      shift: Its mean.
+      folder: Where they lie.
+    """
+
+    arrays: dict[str, np.ndarray]
+    scale: float
+    shift: float
+    folder: Path
+
+
+def of_run(path: str, like: Any) -> Any:
+    """The variables of a codec among those that a run trained, its first moving average.
+
+    Args:
+      path: The work directory.
+      like: Their shapes.
+
+    Raises:
+      ValueError: There is no such run, or it did not train such a codec.
+    """
+    workdir = Path(os.path.expanduser(path))
+    if not (workdir / "checkpoints").is_dir():
+        raise ValueError(f"config.codec.run: {path} is no work directory of a trained codec")
+    tree = {"0": {name: {"codec": shapes} for name, shapes in like.items()}}
+    with Checkpoints(workdir) as checkpoints:
+        try:
+            found = checkpoints.restore_newest_ema(tree, report=note, within="0/params/codec/")
+        except ValueError as error:
+            raise ValueError(
+                f"config.codec.run: {path} did not train a codec as config.codec describes it: "
+                f"{error}"
+            ) from error
+    if found is None:
+        raise ValueError(f"config.codec.run: {path} has no checkpoint yet")
+    return {name: held["codec"] for name, held in found[1]["0"].items()}
+
+
+def statistics(codec: Any, variables: Any, data: Any) -> dict[str, jax.Array]:
+    """Scale and shift of z over data, as variables of the codec."""
+    found = kept(codec, variables, data)
+    return {"scale": jnp.float32(found.scale), "shift": jnp.float32(found.shift)}
+
+
+def attached(codec: Any, variables: Any, data: Any) -> Any:
+    """The data, each example with what the codec says of it."""
+    found = kept(codec, variables, data)
+    paths = {name: str(found.folder / f"{name}.npy") for name in found.arrays}
+    return data.beside(paths)
+
+
+def kept(codec: Any, variables: Any, data: Any) -> Kept:
+    """What a codec says of data: read, or computed and kept if this is the first time.
+
+    Args:
+      codec: An autoencoder.
+      variables: Its variables.
+      data: A `Dataset`.
+
+    Raises:
+      ValueError: The data show an example in many ways, or nothing can be kept.
+    """
+    if data.varies:
+        raise ValueError(
+            f"latents of {data.name} cannot be kept: it shows each picture in many ways (crop, "
+            "buckets); set config.codec.cached=False, and give config.codec.scale"
+        )
+    variables = {name: held for name, held in variables.items() if name != LATENTS}
+    names = (LATENTS, MIRRORED) if data.flip else (LATENTS,)
+    digest = _digest(codec, variables, data, names)
+    folder = files.cache() / "latents" / digest[:24]
+    found = _read(folder, digest, names)
+    if found is None:
+        _write(folder, digest, codec, variables, data, names)
+        found = _read(folder, digest, names)
+        if found is None:
+            raise ValueError(f"latents could not be kept in {folder}")
+    return found
+
+
+def _digest(codec: Any, variables: Any, data: Any, names: tuple[str, ...]) -> str:
+    """A digest of all that decides what is kept."""
+    plain = codec.clone(run="", cached=True, scale=None, shift=0.0, parent=None)
+    described = {
+        "codec": repr(plain),
+        "variables": manifest.identity(variables),
+        "data": [data.name, data.split, len(data.source), data.shape, data.fingerprint],
+        "examples": data.digest(),
+        "arrays": names,
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def _read(folder: Path, digest: str, names: tuple[str, ...]) -> Kept | None:
+    """What is kept in a folder; None, with a warning, where it is damaged."""
+    try:
+        known = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if known["digest"] != digest:
+            raise ValueError("it is of another codec or other data")
+        arrays = {}
+        for name in names:
+            path = folder / f"{name}.npy"
+            if files.checksum(path) != known["files"][name]:
+                raise ValueError(f"{path.name} was changed")
+            arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return Kept(arrays, float(known["scale"]), float(known["shift"]), folder)
+    except FileNotFoundError:
+        return None
+    except (*files.DAMAGED_NPZ, KeyError) as error:
+        logging.warning("%s is damaged (%s): encoding again", folder, error)
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def _write(
+    folder: Path, digest: str, codec: Any, variables: Any, data: Any, names: tuple[str, ...]
+) -> None:
+    """Encodes all examples into a folder, which takes its name when all is written."""
+    place = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    try:
+        total = np.zeros(3)
+        count = len(data.source)
+        describe = functools.partial(_describe, codec)
+        with Bar(total=count * len(names), desc=f"encode {data.name}", unit="image") as bar:
+            for name in names:
+                held = None
+                for start, here in _described(describe, variables, data, name == MIRRORED):
+                    if held is None:
+                        held = np.lib.format.open_memmap(
+                            place / f"{name}.npy", "w+", np.float32, (count, *here.shape[1:])
+                        )
+                    held[start : start + len(here)] = here
+                    mean, variance = codec.spread(here)
+                    total += mean.size, mean.sum(), (np.square(mean) + variance).sum()
+                    bar.update(len(here))
+                if held is not None:
+                    held.flush()
+        shift = total[1] / total[0]
+        known = {
+            "digest": digest,
+            "scale": _rounded(1.0 / np.sqrt(max(total[2] / total[0] - shift**2, 1e-12))),
+            "shift": _rounded(shift),
+            "files": {name: files.checksum(place / f"{name}.npy") for name in names},
+        }
+        (place / "manifest.json").write_text(json.dumps(known, indent=2), encoding="utf-8")
+        try:
+            place.rename(folder)
+        except OSError:  # another process was faster
+            if not folder.exists():
+                raise
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _rounded(number: float) -> float:
+    """A number to five digits, which another processor finds too."""
+    return float(f"{number:.5g}")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _describe(codec: Any, variables: Any, x: Any) -> Any:
+    return through(codec, "described", variables, x)
+
+
+def _described(
+    describe: Any, variables: Any, data: Any, mirrored: bool
+) -> Iterator[tuple[int, np.ndarray]]:
+    """What the codec says of the examples, some at a time, and the number of the first."""
+    count = len(data.source)
+    for start, here, index in bulk.full_batches(count, min(BATCH, count)):
+        x = data.floats(index)
+        x = x[..., ::-1, :] if mirrored else x
+        yield start, np.asarray(describe(variables, x))[:here]

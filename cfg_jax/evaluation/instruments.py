@@ -1,0 +1,68 @@
+"""Trained networks that score samples, each in a file that serves until something changes."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from cfg_jax import __version__
+from cfg_jax.evaluation import record
+
+_ACCURACY = "held_out_accuracy"
+
+
+def fingerprint(
+    module: nn.Module, shape: Sequence[int], arrays: Sequence[np.ndarray], **said: Any
+) -> str:
+    """A digest of all that decides a trained network.
+
+    Args:
+      module: The network.
+      shape: Of what it is first shown, (1, ...).
+      arrays: The data that it is trained and tested on.
+      **said: What else there is, as JSON values.
+    """
+    params = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros(shape))
+    description = {
+        "version": __version__,
+        "network": repr(jax.tree.map(lambda leaf: leaf.shape, params)),
+        "arrays": [
+            [array.shape, hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()]
+            for array in arrays
+        ],
+        **said,
+    }
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def write(path: Path, fingerprint: str, params: Mapping[str, Any], accuracy: float) -> None:
+    """Keeps a network's parameters and its held-out accuracy, as `record.keep`."""
+    entries: dict[str, Any] = flatten_dict(jax.device_get(params), sep="/")
+    record.keep(path, fingerprint, entries | {_ACCURACY: accuracy})
+
+
+def read(path: Path, fingerprint: str, name: str) -> tuple[Any, float] | None:
+    """The parameters and accuracy in a file; None when it is missing, damaged or another one.
+
+    Args:
+      path: The file.
+      fingerprint: Of the network that is wanted.
+      name: What the network is, in warnings.
+    """
+    entries = record.kept(
+        path,
+        fingerprint,
+        damaged=f"training the {name} again",
+        other=f"holds another {name}: training it again",
+    )
+    if entries is None:
+        return None
+    accuracy = float(entries.pop(_ACCURACY))
+    return unflatten_dict(jax.tree.map(jnp.asarray, entries), sep="/"), accuracy

@@ -1,0 +1,252 @@
+"""The detector of digits in scenes: what it learns from, what its cells mean, and what it finds."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cfg_jax.data import Scenes
+from cfg_jax.data.samples import to_float
+from cfg_jax.data.scene_captions import parsed
+from cfg_jax.data.scenes import COLOURS, HELD_PAIRS
+from cfg_jax.evaluation import agrees, composing, train_detector
+from cfg_jax.evaluation import detector as room
+from cfg_jax.evaluation.detector_network import Cells
+from cfg_jax.evaluation.features import local_shardings
+
+QUICK = {"steps": 2, "batch": 8, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def data():
+    scenes = Scenes(scenes=600)
+    return scenes.open("train"), scenes.open("test")
+
+
+@pytest.fixture(scope="module")
+def of(data):
+    arrays = data[0].source.arrays
+    return composing.stencils(arrays["x"], arrays["objects"])
+
+
+@pytest.fixture(scope="module")
+def composed(of):
+    scenes = jax.jit(composing.compose, static_argnums=2)(jax.random.key(0), of, 200)
+    return jax.tree.map(np.asarray, scenes)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache") / "made"
+
+
+@pytest.fixture(scope="module")
+def trained(data, cache):
+    return train_detector(*data, cache=cache, **QUICK)
+
+
+def digits_of(scenes, i):
+    """(digit, colour, row, column) of each digit of a composed scene."""
+    corner = scenes.centre[i] - 4.5
+    every = np.column_stack([scenes.digit[i], scenes.colour[i], corner])
+    return every[scenes.there[i]]
+
+
+def test_stencils_in_their_colours_make_the_scenes_again(data, of):
+    arrays, number = data[0].source.arrays, 0
+    levels = np.array(list(COLOURS.values()), np.float32)
+    for x, objects in zip(arrays["x"][:50], arrays["objects"][:50], strict=True):
+        again = np.zeros(x.shape, np.float32)
+        for digit, colour, row, column in objects[objects[:, 0] >= 0]:
+            assert of.digit[number] == digit
+            ink = of.ink[number][..., None] * levels[colour]
+            again[row : row + 10, column : column + 10] += ink
+            number += 1
+        np.testing.assert_allclose(again, x, atol=1.3)
+
+
+def test_composed_scenes_have_each_digit_in_its_colour_at_its_place_and_nothing_else(composed):
+    levels = np.array(list(COLOURS.values()), float) / 255
+    light = (composed.x + 1) / 2
+    for i in range(200):
+        rest = light[i].copy()
+        for _, colour, row, column in digits_of(composed, i).astype(int):
+            assert 0 <= min(row, column) <= max(row, column) <= 22
+            part = rest[row : row + 10, column : column + 10]
+            bright = part.reshape(-1, 3)[part.sum(-1).argmax()]
+            hue = np.minimum(bright / bright.max(), 1)
+            np.testing.assert_allclose(
+                hue, levels[int(colour)] / levels[int(colour)].max(), atol=0.35
+            )
+            assert (part.max(-1) > 0.4).sum() > 10
+            part[:] = 0
+        assert rest.max() < 0.2  # noise of at most 0.025
+
+
+def test_composed_scenes_have_all_colours_and_places_alike(composed):
+    counts = composed.there.sum(1)
+    assert counts.max() == 9
+    assert 1.5 < counts.mean() < 4.5
+    every = np.concatenate([digits_of(composed, i) for i in range(200)])
+    pairs = {(int(c), int(d)) for d, c in every[:, :2]}
+    assert pairs >= HELD_PAIRS
+    assert len(pairs) > 55
+    assert all(set(along) == set(range(23)) for along in every[:, 2:].T)
+    for i in range(200):
+        places = digits_of(composed, i)[:, 2:]
+        apart = np.abs(places[:, None] - places).max(-1)
+        assert (apart + 99 * np.eye(len(places)) >= 10).all()
+
+
+def test_no_digit_is_distorted_past_knowing(of):
+    ink = jnp.asarray(of.ink[:40])[None]
+    same = np.asarray(composing.distorted(jax.random.key(1), ink))[0]
+    alike = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(of.ink, same, strict=False)]
+    assert np.mean(alike) > 0.8
+    assert max(alike) < 0.9999
+
+
+def ideal(scenes, count):
+    """The cells that say all of composed scenes, rightly and surely."""
+    near = np.zeros((count, 8, 8))
+    digit, colour = np.zeros((count, 8, 8, 10)), np.zeros((count, 8, 8, 6))
+    offset = np.zeros((count, 8, 8, 2))
+    for i, row, column in np.ndindex(count, 8, 8):
+        there = digits_of(scenes, i)
+        if not len(there):
+            continue
+        away = there[:, 2:] + 4.5 - (4 * row + 1.5, 4 * column + 1.5)
+        first = np.square(away).sum(-1).argmin()
+        near[i, row, column] = np.exp(-np.square(away[first]).sum() / (2 * 2.5**2))
+        digit[i, row, column, int(there[first, 0])] = 30
+        colour[i, row, column, int(there[first, 1])] = 30
+        offset[i, row, column] = away[first] / 4
+    return near, digit, colour, offset
+
+
+def test_cells_that_say_all_have_the_least_loss_and_are_read_back(composed):
+    near, *others = ideal(composed, 40)
+    for i in range(40):
+        found = room._decoded(*(said[i] for said in (near, *others)))
+        want = digits_of(composed, i)
+        order = np.lexsort(want[:, ::-1].T[:2])
+        np.testing.assert_allclose(found[np.lexsort(found[:, ::-1].T[:2])], want[order], atol=1e-4)
+    some = jax.tree.map(lambda leaf: jnp.asarray(leaf[:40]), composed)
+    inside = np.clip(near, 1e-6, 1 - 1e-6)
+    logits = np.log(inside / (1 - inside))
+    entropy = -np.mean(inside * np.log(inside) + (1 - inside) * np.log1p(-inside))
+    cells = [jnp.asarray(each, jnp.float32) for each in (logits, *others)]
+    least = float(room._loss(Cells(*cells, None), some))
+    np.testing.assert_allclose(least, 4 * entropy, rtol=1e-3)
+    for place in range(4):
+        other = [each + 0.5 * np.sin(np.arange(each.size)).reshape(each.shape) for each in cells]
+        wrong = [other[n] if n == place else each for n, each in enumerate(cells)]
+        if place in (1, 2):
+            wrong[place] = jnp.roll(cells[place], 1, axis=-1)
+        assert float(room._loss(Cells(*wrong, None), some)) > least + 1e-3
+
+
+def test_a_picture_without_digits_has_none():
+    empty = room._decoded(np.full((8, 8), 0.1), *np.zeros((3, 8, 8, 2)))
+    assert empty.shape == (0, 4)
+
+
+def test_scenes_are_read_alike_stored_and_as_floats_in_any_number(trained, data):
+    x = data[1].source.arrays["x"]
+    found, features = trained.found_and_features(x)
+    assert (len(found), features.shape) == (60, (60, 64))
+    _, some = trained.found_and_features(to_float(x[7:9]))
+    np.testing.assert_allclose(some, features[7:9], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(
+        trained.features(1.5 * to_float(x[:2])),
+        trained.features(np.clip(1.5 * to_float(x[:2]), -1, 1)),
+    )
+    cells = trained.module.apply(trained.params, jnp.asarray(to_float(x[:3])))
+    np.testing.assert_allclose(features[:3], cells.features.mean((1, 2)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (
+            np.zeros((2, 32, 31, 3)),
+            r"scenes must have shape \(n, 32, 32, 3\), got \(2, 32, 31, 3\)",
+        ),
+        (np.zeros((0, 32, 32, 3)), "shape"),
+        (np.full((1, 32, 32, 3), np.nan), "NaN"),
+    ],
+)
+def test_what_is_no_scene_is_refused(trained, x, message):
+    with pytest.raises(ValueError, match=message):
+        trained.found(x)
+
+
+def test_the_file_serves_the_same_data_and_settings_alone(trained, data, cache, monkeypatch):
+    calls = []
+    monkeypatch.setattr(room, "_train", lambda *given: calls.append(given) or trained.params)
+    again = train_detector(*data, cache=cache, **QUICK)
+    assert not calls
+    assert again.held_out_accuracy == trained.held_out_accuracy
+    assert jax.tree.all(jax.tree.map(np.array_equal, again.params, trained.params))
+    train_detector(*data, cache=cache, **(QUICK | {"steps": 3}))
+    fewer = dataclasses.replace(data[1], source=Scenes(scenes=500).open("test").source)
+    train_detector(data[0], fewer, cache=cache, **QUICK)
+    assert len(calls) == 2
+    (file,) = (path for path in cache.iterdir() if again_at(path, trained))
+    file.write_bytes(file.read_bytes()[:-40])
+    train_detector(*data, cache=cache, **QUICK)
+    assert len(calls) == 3
+
+
+def again_at(path, trained):
+    """Whether the first detector's file, which is the oldest."""
+    return path.stat().st_mtime_ns == min(p.stat().st_mtime_ns for p in path.parent.iterdir())
+
+
+def test_data_without_objects_are_refused(data):
+    plain = dataclasses.replace(data[0], arrays={})
+    with pytest.raises(ValueError, match="scenes are no scenes"):
+        train_detector(plain, data[1], **QUICK)
+
+
+@pytest.mark.slow
+def test_the_devices_change_no_parameter(data):
+    """Of 8 devices each has one of 8 scenes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "local_shardings", lambda count=None: local_shardings(1))
+        alone = train_detector(*data, **QUICK)
+    shared = train_detector(*data, **QUICK)
+    for a, b in zip(jax.tree.leaves(alone.params), jax.tree.leaves(shared.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """After a quarter of the steps that `evaluate` trains it for, and held-out scenes."""
+    scenes = Scenes()
+    held_out = scenes.open("test")
+    return train_detector(scenes.open("train"), held_out, steps=250, progress=False), held_out
+
+
+@pytest.mark.slow
+def test_scenes_of_digits_never_seen_are_read_and_held_out_pairs_as_well(learned):
+    detector, held_out = learned
+    arrays = held_out.source.arrays
+    assert detector.held_out_accuracy > 0.65
+    found = detector.found(arrays["x"])
+    right = np.array(list(map(room.shows, found, arrays["objects"])))
+    assert right.mean() == detector.held_out_accuracy
+    assert right[arrays["novel"] == 1].mean() > right[arrays["novel"] == 0].mean() - 0.05
+
+
+@pytest.mark.slow
+def test_real_scenes_agree_with_their_captions_as_often_as_they_are_read(learned):
+    detector, held_out = learned
+    arrays = held_out.source.arrays
+    found = detector.found(arrays["x"])
+    for form in (0, 1):
+        wanted = [parsed(texts[form]) for texts in arrays["text"]]
+        share = np.mean(list(map(agrees, found, wanted)))
+        assert share == pytest.approx(detector.held_out_accuracy, abs=0.005)
