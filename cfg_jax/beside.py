@@ -30,21 +30,14 @@ def log_prob_of(classifier: Any) -> Any:
     return checks.function("classifier", found, "(z, logsnr, cond) -> log p(c|z)")
 
 
-def role(model: Any) -> str:
-    """What a model is called: one that samples, or what its network says, or a classifier."""
-    if model.kind is not None:
-        return "diffusion model"
-    return getattr(model.network, "role", CLASSIFIER)
-
-
 def agreement_of(model: Any) -> Agreement:
     """How well data and sentences agree, by a model that is a pair of towers.
 
     Raises:
       ValueError: It is another model.
     """
-    if (found := role(model)) != PAIR:
-        raise ValueError(f"{model!r} is a {found}, not a {PAIR}")
+    if model.role != PAIR:
+        raise ValueError(f"{model!r} is a {model.role}, not a {PAIR}")
     (entry,) = model.network.takes
     return Agreement(
         network=model.network, params=model.params, of=entry, clean=model.schedule.logsnr_max

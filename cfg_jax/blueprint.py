@@ -14,7 +14,7 @@ from cfg_jax import conditions, recipe
 from cfg_jax.conditions import Conditioners
 from cfg_jax.diffusion import condition
 from cfg_jax.diffusion.schedules import Schedule
-from cfg_jax.parts import Facts, through
+from cfg_jax.parts import Facts, through, translate
 from cfg_jax.sampling.clips import Off
 
 
@@ -120,10 +120,7 @@ def translated(codec: Any, params: Any, way: str, x: Any) -> Any:
     place = getattr(x, "sharding", None)
     if params and isinstance(place, NamedSharding) and place.mesh.size > 1:
         params = jax.device_put(params, NamedSharding(place.mesh, PartitionSpec()))
-    return _through(codec, way, params, x) if params else through(codec, way, {}, x)
-
-
-_through = jax.jit(through, static_argnums=(0, 1))
+    return translate(codec, way, params, x) if params else through(codec, way, {}, x)
 
 
 def latent_shape(codec: Any, params: Any, shape: tuple[int, ...]) -> tuple[int, ...]:

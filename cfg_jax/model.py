@@ -101,8 +101,9 @@ class Model:
 
     @property
     def role(self) -> str:
-        """What it is, in a word or two."""
-        return beside.role(self)
+        """What it is called: one that samples, or what its network says, or a classifier."""
+        own = getattr(self.network, "role", beside.CLASSIFIER)
+        return own if self.kind is None else "diffusion model"
 
     @property
     def agreement(self) -> Any:

@@ -245,8 +245,6 @@ class Conditioner:
         """What the network is shown of an entry of `given` in sampling."""
         return entry
 
-    # For the commands.
-
     flag = ""
     """Its flag's name; the entry's own when ""."""
 
@@ -315,6 +313,9 @@ def through(codec: Any, way: str, params: Any, *args: Any) -> Float[Array, "..."
     method = getattr(codec, way)
     return codec.apply(params, *args, method=method) if params else method(*args)
 
+
+translate = jax.jit(through, static_argnums=(0, 1))
+"""`through`, compiled."""
 
 Ask = Callable[[Array, ArrayLike, Any], Any]
 """(z, logsnr, cond) -> prediction, the network in training, see `training.step`."""

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from cfg_jax.parts import through
+from cfg_jax.parts import translate
 from cfg_jax.runtime import bulk, files, manifest
 from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.runtime.notes import Bar, note
@@ -159,22 +158,22 @@ def _write(
     place.mkdir(parents=True)
     try:
         total = np.zeros(3)
-        count = len(data.source)
-        describe = functools.partial(_describe, codec)
+        count, one = len(data.source), jax.ShapeDtypeStruct((1, *data.shape), np.float32)
+        describe = functools.partial(translate, codec, "described", variables)
+        shape = jax.eval_shape(describe, one).shape[1:]
         with Bar(total=count * len(names), desc=f"encode {data.name}", unit="image") as bar:
             for name in names:
-                held = None
-                for start, here in _described(describe, variables, data, name == MIRRORED):
-                    if held is None:
-                        held = np.lib.format.open_memmap(
-                            place / f"{name}.npy", "w+", np.float32, (count, *here.shape[1:])
-                        )
-                    held[start : start + len(here)] = here
-                    mean, variance = codec.spread(here)
+                held = np.lib.format.open_memmap(
+                    place / f"{name}.npy", "w+", np.float32, (count, *shape)
+                )
+                for start, here, index in bulk.full_batches(count, min(BATCH, count)):
+                    x = data.floats(index)
+                    said = np.asarray(describe(x[..., ::-1, :] if name == MIRRORED else x))[:here]
+                    held[start : start + here] = said
+                    mean, variance = codec.spread(said)
                     total += mean.size, mean.sum(), (np.square(mean) + variance).sum()
-                    bar.update(len(here))
-                if held is not None:
-                    held.flush()
+                    bar.update(here)
+                held.flush()
         shift = total[1] / total[0]
         known = {
             "digest": digest,
@@ -195,19 +194,3 @@ def _write(
 def _rounded(number: float) -> float:
     """A number to five digits, which another processor finds too."""
     return float(f"{number:.5g}")
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _describe(codec: Any, variables: Any, x: Any) -> Any:
-    return through(codec, "described", variables, x)
-
-
-def _described(
-    describe: Any, variables: Any, data: Any, mirrored: bool
-) -> Iterator[tuple[int, np.ndarray]]:
-    """What the codec says of the examples, some at a time, and the number of the first."""
-    count = len(data.source)
-    for start, here, index in bulk.full_batches(count, min(BATCH, count)):
-        x = data.floats(index)
-        x = x[..., ::-1, :] if mirrored else x
-        yield start, np.asarray(describe(variables, x))[:here]

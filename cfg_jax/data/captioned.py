@@ -20,10 +20,9 @@ from cfg_jax.data.dataset import (
     Source,
     UnreadableError,
     check_split,
-    first_readable,
     load,
+    readable,
     reason,
-    warn_of_left_out,
 )
 from cfg_jax.data.folder import IMAGES, Pictures, both, fingerprint
 from cfg_jax.data.tree import Tree, shown
@@ -95,7 +94,7 @@ class Captioned(Pictures):
             raise ValueError(f"{shown(self.path)} holds no picture with a caption")
         square = self.image_size, self.image_size
         unshaped = _Pictures(there, files, texts, self)
-        shape = (*square, self.channels) if self.image_size else self._first(unshaped)
+        shape = (*square, self.channels) if self.image_size else self.first_shape(unshaped)
         if self.buckets:
             source: Source = self._bucketed(dataclasses.replace(unshaped, shape=shape))
         elif self.crop > 1:
@@ -128,19 +127,10 @@ class Captioned(Pictures):
         """The pictures sorted by their ratio of height to width."""
         every = shapes(self.image_size, self.buckets, self.aspect)
         held: list[list[str]] = [[] for _ in every]
-        kept, bad = [], []
-        for file in pictures.files:
-            try:
-                size = pictures.size(file)
-            except UnreadableError as error:
-                if not self.skip_bad:
-                    raise UnreadableError(f"{error}; {SKIPPING}") from error
-                bad.append(error)
-                continue
+        kept = []
+        for file, size in readable(pictures.files, pictures.size, skip_bad=self.skip_bad):
             kept.append(file)
             held[nearest(every, size)].append(file)
-        if bad:
-            warn_of_left_out(bad, len(pictures.files))
         sources: list[Source] = []
         for shape, files in zip(every, held, strict=True):
             here = dataclasses.replace(
@@ -149,15 +139,6 @@ class Captioned(Pictures):
             if files:
                 sources.append(self._cut(here, shape) if self.crop > 1 else here)
         return Bucketed(dataclasses.replace(pictures, files=kept), tuple(sources))
-
-    def _first(self, source: Source) -> tuple[int, ...]:
-        """The shape of the first picture that can be read."""
-        return first_readable(
-            range(len(source)),
-            lambda index: source[index]["x"].shape,
-            skip_bad=self.skip_bad,
-            named="pictures",
-        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -243,15 +243,8 @@ def load(source: Source, *, skip_bad: bool) -> ArraySource:
       ValueError: no example can be read.
     """
     arrays: dict[str, np.ndarray] = {}
-    kept, bad = 0, []
-    for index in range(len(source)):
-        try:
-            example = source[index]
-        except UnreadableError as error:
-            if not skip_bad:
-                raise UnreadableError(f"{error}; {SKIPPING}") from error
-            bad.append(error)
-            continue
+    kept = 0
+    for _, example in readable(range(len(source)), source.__getitem__, skip_bad=skip_bad):
         for name, value in example.items():
             if kept == 0:
                 is_text = isinstance(value, tuple)
@@ -261,9 +254,35 @@ def load(source: Source, *, skip_bad: bool) -> ArraySource:
                 arrays[name] = np.empty((len(source), *shape), dtype)
             arrays[name][kept] = value
         kept += 1
-    if bad:
-        warn_of_left_out(bad, len(source))
     return ArraySource({name: array[:kept] for name, array in arrays.items()})
+
+
+def readable(
+    places: Sequence[T], read: Callable[[T], Found], *, skip_bad: bool
+) -> Iterator[tuple[T, Found]]:
+    """Every place and what is read there; what cannot be read is left out, with a warning.
+
+    Args:
+      places: where to read, in order.
+      read: reads one, or raises `UnreadableError`.
+      skip_bad: leave one out that cannot be read.
+
+    Raises:
+      UnreadableError: one cannot be read, and `skip_bad` is not set.
+      ValueError: none can be read.
+    """
+    bad = []
+    for place in places:
+        try:
+            found = read(place)
+        except UnreadableError as error:
+            if not skip_bad:
+                raise UnreadableError(f"{error}; {SKIPPING}") from error
+            bad.append(error)
+            continue
+        yield place, found
+    if bad:
+        warn_of_left_out(bad, len(places))
 
 
 def first_readable(

@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from cfg_jax.data import fields, splits, tree
-from cfg_jax.data.dataset import Dataset, Kind, check_split, warn_of_empty
+from cfg_jax.data.dataset import (
+    Dataset,
+    Kind,
+    Source,
+    check_split,
+    first_readable,
+    warn_of_empty,
+)
 from cfg_jax.data.tree import Tree, What
 from cfg_jax.data.windows import Windowed
 
@@ -65,6 +72,15 @@ class Pictures(Kind):
         fields.colour("background", self.background)
         fields.flag("flip", self.flip)
         fields.flag("skip_bad", self.skip_bad)
+
+    def first_shape(self, pictures: Source) -> tuple[int, ...]:
+        """The shape of the first picture that can be read."""
+        return first_readable(
+            range(len(pictures)),
+            lambda index: pictures[index]["x"].shape,
+            skip_bad=self.skip_bad,
+            named="pictures",
+        )
 
     @property
     def side(self) -> int:

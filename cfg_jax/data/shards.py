@@ -21,7 +21,6 @@ from cfg_jax.data.dataset import (
     Source,
     UnreadableError,
     check_split,
-    first_readable,
     load,
     reason,
     warn_of_left_out,
@@ -66,7 +65,7 @@ class Shards(Pictures):
         examples = found[split]
         unshaped = _Pictures(examples, self)
         square = self.image_size, self.image_size, self.channels
-        shape = square if self.image_size else self._first(unshaped)
+        shape = square if self.image_size else self.first_shape(unshaped)
         source: Source
         if self.crop > 1:
             source = Windowed(unshaped, shape)
@@ -138,15 +137,6 @@ class Shards(Pictures):
         if bad:
             warn_of_left_out(bad, len(bad) + len(rows))
         return Examples(files, np.array(rows, np.int64), tuple(keys))
-
-    def _first(self, source: Source) -> tuple[int, ...]:
-        """The shape of the first picture that can be read."""
-        return first_readable(
-            range(len(source)),
-            lambda index: source[index]["x"].shape,
-            skip_bad=self.skip_bad,
-            named="pictures",
-        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from jaxtyping import ArrayLike, Float
 
 from cfg_jax.data.samples import to_float
 from cfg_jax.diffusion import checks
-from cfg_jax.evaluation.features import extract, over_devices
+from cfg_jax.evaluation.features import checked, extract, over_devices
 from cfg_jax.model import Model
 
 _FORWARD_BATCH = 256
@@ -156,12 +156,7 @@ class TrainedAgreement:
         Raises:
           ValueError: There are none, they have another shape, or hold NaN or infinities.
         """
-        given = np.asarray(x)
-        if given.shape[1:] != self.model.facts.shape or not len(given):
-            sides = ", ".join(map(str, self.model.facts.shape))
-            raise ValueError(f"pictures must have shape (n, {sides}), got {given.shape}")
-        if given.dtype.kind == "f" and not np.all(np.isfinite(given)):
-            raise ValueError("the pictures hold NaN or infinities")
+        given = checked(x, self.model.facts.shape, "picture")
         parts = (given[i : i + _FORWARD_BATCH] for i in range(0, len(given), _FORWARD_BATCH))
         look = over_devices(_look, self.model.agreement)
         return extract(

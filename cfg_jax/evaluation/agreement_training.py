@@ -7,23 +7,21 @@ captioned real data themselves, by the objective and the program that train any 
 import contextlib
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from cfg_jax import __version__, conditions, recipe
+from cfg_jax import conditions, recipe
 from cfg_jax.blueprint import FrozenParameters, blueprint
 from cfg_jax.data import ArraySource, Dataset, batches
 from cfg_jax.data.dataset import load
-from cfg_jax.evaluation import record
+from cfg_jax.evaluation import instruments
 from cfg_jax.evaluation.agreement import TrainedAgreement
+from cfg_jax.evaluation.features import devices_for
 from cfg_jax.model import Model
 from cfg_jax.runtime import mesh as meshes
 from cfg_jax.runtime.notes import Bar
@@ -85,7 +83,8 @@ def train_agreement(
         held = _arrays(held_out)
         scores = scorer(held["x"], [texts[0] for texts in held[name]])
         if path:
-            _write(path, fingerprint, model, scores)
+            tree = {"params": model.params, "condition": model.condition_params}
+            instruments.write(path, fingerprint, tree, **scores)
     return dataclasses.replace(
         scorer,
         held_out_r_precision=scores["r_precision"],
@@ -149,10 +148,9 @@ def _arrays(data: Dataset) -> Mapping[str, np.ndarray]:
 
 def _train(config: ConfigDict, data: Dataset, progress: bool) -> Model:
     """The model of the average at the last step."""
-    batch, local = config.train.batch_size, jax.local_devices()
-    count = next(n for n in range(len(local), 0, -1) if batch % n == 0)
     # Of its own devices alone: every process trains the same.
-    program = build(config, data.facts, meshes.device_mesh(1, local[:count]), data=data)
+    devices = jax.local_devices()[: devices_for(config.train.batch_size)]
+    program = build(config, data.facts, meshes.device_mesh(1, devices), data=data)
     state = program.start()
     frozen = jax.device_put(program.frozen, meshes.replicated(program.mesh))
     stream = _stream(config, data, program)
@@ -187,44 +185,30 @@ def _untested(model: Model, held_out: Dataset, name: str) -> TrainedAgreement:
 
 def _fingerprint(config: ConfigDict, *splits: Dataset) -> str:
     """A digest of all that decides the trained CLIP and its scores."""
-    description: dict[str, Any] = {
-        "version": __version__,
-        "recipe": repr(sorted(recipe.flatten(config).items())),
-        "data": [
+    return instruments.digest(
+        recipe=repr(sorted(recipe.flatten(config).items())),
+        data=[
             [
                 data.name,
                 data.shape,
-                hashlib.sha256(np.ascontiguousarray(_arrays(data)["x"]).data).hexdigest(),
+                instruments.of_array(_arrays(data)["x"]),
                 hashlib.sha256(repr(_arrays(data)[data.texts[0]].tolist()).encode()).hexdigest(),
             ]
             for data in splits
         ],
-    }
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+    )
 
 
 _SCORES = ("r_precision", "clip_score")
-
-
-def _write(path: Path, fingerprint: str, model: Model, scores: Mapping[str, float]) -> None:
-    tree = {"params": model.params, "condition": model.condition_params}
-    entries: dict[str, Any] = flatten_dict(jax.device_get(tree), sep="/")
-    record.keep(path, fingerprint, entries | dict(scores))
 
 
 def _read(
     path: Path, fingerprint: str, config: ConfigDict, data: Dataset
 ) -> tuple[Model, dict[str, float]] | None:
     """The model in a file and its scores; None when it is missing, damaged or another one."""
-    entries = record.kept(
-        path,
-        fingerprint,
-        damaged="training the CLIP again",
-        other="holds another CLIP: training it again",
-    )
-    if entries is None:
+    kept = instruments.read(path, fingerprint, "CLIP", *_SCORES)
+    if kept is None:
         return None
-    scores = {name: float(entries.pop(name)) for name in _SCORES}
-    tree = unflatten_dict(entries, sep="/")
+    tree, scores = kept
     plan = blueprint(config, data.facts, FrozenParameters({}, tree["condition"]))
-    return Model(**plan.model(jax.tree.map(jnp.asarray, tree["params"]))), scores
+    return Model(**plan.model(tree["params"])), dict(zip(_SCORES, scores, strict=True))

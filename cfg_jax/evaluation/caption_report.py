@@ -1,6 +1,5 @@
 """Writes the scores of captions over w: report.json, report.md, accuracy.png, samples_by_w.png."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import fill
@@ -19,8 +18,8 @@ from cfg_jax.evaluation.report_parts import (
     TITLES,
     listed,
     page_figure,
-    png,
     table,
+    write,
 )
 
 if TYPE_CHECKING:
@@ -88,15 +87,8 @@ def write_report(directory: Path, found: CaptionEvaluation, settings: Mapping[st
         "settings": dict(settings),
         **record.stamp(),
     }
-    # JSON has no NaN: allow_nan=False raises rather than write what other readers reject.
-    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    files = {
-        "accuracy.png": png(accuracy_figure(report)),
-        "samples_by_w.png": png(samples_figure(found)),
-        "report.md": markdown(report).encode(),
-        "report.json": text.encode(),
-    }
-    record.write_files(directory, files)
+    figures = {"accuracy.png": accuracy_figure(report), "samples_by_w.png": samples_figure(found)}
+    write(directory, report, markdown(report), figures)
 
 
 def markdown(report: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from cfg_jax.data import ArraySource, Dataset
 from cfg_jax.data.media import Medium, medium
 from cfg_jax.data.samples import to_float
 from cfg_jax.evaluation import instruments
-from cfg_jax.evaluation.features import local_shardings, shared_rows
+from cfg_jax.evaluation.features import checked, devices_for, local_shardings, shared_rows
 from cfg_jax.evaluation.scorer import Classifier
 from cfg_jax.runtime.notes import Bar
 
@@ -75,13 +75,7 @@ class TrainedClassifier:
         Raises:
           ValueError: There are none, they have another shape, or hold NaN or infinities.
         """
-        given = np.asarray(images)
-        if given.shape[1:] != self.shape or not len(given):
-            raise ValueError(
-                f"{self.medium.noun}s must have shape (n, {self._sides()}), got {given.shape}"
-            )
-        if given.dtype.kind == "f" and not np.all(np.isfinite(given)):
-            raise ValueError(f"the {self.medium.noun}s hold NaN or infinities")
+        given = checked(images, self.shape, self.medium.noun)
         whole, share = local_shardings()
         params = jax.device_put(self.params, whole)
         rows = shared_rows(_FORWARD_BATCH)
@@ -91,9 +85,6 @@ class TrainedClassifier:
         ]
         features, probabilities = zip(*batches, strict=True)
         return np.concatenate(features), np.concatenate(probabilities)
-
-    def _sides(self) -> str:
-        return ", ".join(map(str, self.shape))
 
     def _forward(
         self, params: Any, batch: np.ndarray, rows: int, share: Any
@@ -177,14 +168,14 @@ def train_classifier(
         settings=dataclasses.asdict(settings),
     )
     path = cache / f"classifier-{fingerprint[:16]}.npz" if cache else None
-    kept = instruments.read(path, fingerprint, "classifier") if path else None
+    kept = instruments.read(path, fingerprint, "classifier", "held_out_accuracy") if path else None
     if kept is not None:
-        params, accuracy = kept
+        params, (accuracy,) = kept
         return TrainedClassifier(module, params, kind, accuracy)
     params = _train(module, _seen(kind, images), labels, settings, progress)
     accuracy = _accuracy(TrainedClassifier(module, params, kind, 0.0), *held_out)
     if path:
-        instruments.write(path, fingerprint, params, accuracy)
+        instruments.write(path, fingerprint, params, held_out_accuracy=accuracy)
     return TrainedClassifier(module, params, kind, accuracy)
 
 
@@ -218,9 +209,7 @@ def _train(
     optimizer = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, total))
 
     key = jax.random.key(settings.seed)
-    # As many devices as can have the same share of a batch.
-    most = jax.local_device_count()
-    whole, share = local_shardings(next(n for n in range(most, 0, -1) if batch % n == 0))
+    whole, share = local_shardings(devices_for(batch))
 
     def initialise() -> tuple[Any, Any]:
         params = module.init(key, jnp.zeros((1, *images.shape[1:])))

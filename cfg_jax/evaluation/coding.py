@@ -1,6 +1,5 @@
 """How well a trained codec brings held-out data back, and what its latents hold, as a report."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from cfg_jax.evaluation.reconstruction import (
     psnr,
     ssim,
 )
+from cfg_jax.evaluation.report_parts import listed, write
 from cfg_jax.model import Model
 
 PICTURED, COLUMNS = 24, 8
@@ -132,9 +132,7 @@ def write_report(
       medium: How examples are seen.
     """
     report = {"scores": dict(scores), "settings": dict(settings), **record.stamp()}
-    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    files = {"report.md": markdown(report).encode(), "report.json": text.encode()}
-    record.write_files(directory, files)
+    write(directory, report, markdown(report), {})
     medium.grid(directory / "reconstructions.png", medium.stored(rows), COLUMNS)
 
 
@@ -144,7 +142,6 @@ def markdown(report: Mapping[str, Any]) -> str:
     Args:
       report: The contents of report.json.
     """
-    settings = {**report["settings"], **report["versions"], "date": report["date"]}
     scores = report["scores"].items()
     return "\n".join(
         [
@@ -156,7 +153,7 @@ def markdown(report: Mapping[str, Any]) -> str:
             "",
             "![Originals, reconstructions and differences, row by row](reconstructions.png)",
             "",
-            *(f"- {name}: {value}" for name, value in settings.items()),
+            *listed(report),
             "",
         ]
     )

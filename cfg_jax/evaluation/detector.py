@@ -18,7 +18,7 @@ from cfg_jax.data.scenes import COLOURS, DIGIT_SIDE, DIGITS, MOST, SIDE
 from cfg_jax.evaluation import composing, instruments
 from cfg_jax.evaluation.caption_match import shows
 from cfg_jax.evaluation.detector_network import CELL, Cells, Detector
-from cfg_jax.evaluation.features import local_shardings, shared_rows
+from cfg_jax.evaluation.features import checked, devices_for, local_shardings, shared_rows
 from cfg_jax.runtime.notes import Bar
 
 _FORWARD_BATCH = 256
@@ -82,11 +82,7 @@ class TrainedDetector:
         self, x: ArrayLike
     ) -> tuple[list[Float[np.ndarray, "_ 4"]], Float[np.ndarray, "n features"]]:
         """Both `found` and `features`, the network being asked once."""
-        given = np.asarray(x)
-        if given.shape[1:] != (SIDE, SIDE, 3) or not len(given):
-            raise ValueError(f"scenes must have shape (n, {SIDE}, {SIDE}, 3), got {given.shape}")
-        if given.dtype.kind == "f" and not np.all(np.isfinite(given)):
-            raise ValueError("the scenes hold NaN or infinities")
+        given = checked(x, (SIDE, SIDE, 3), "scene")
         whole, share = local_shardings()
         params = jax.device_put(self.params, whole)
         rows = shared_rows(_FORWARD_BATCH)
@@ -171,14 +167,15 @@ def train_detector(
         settings=dataclasses.asdict(settings),
     )
     path = cache / f"detector-{fingerprint[:16]}.npz" if cache else None
-    kept = instruments.read(path, fingerprint, "detector") if path else None
+    kept = instruments.read(path, fingerprint, "detector", "held_out_accuracy") if path else None
     if kept is not None:
-        return TrainedDetector(module, *kept)
+        params, (accuracy,) = kept
+        return TrainedDetector(module, params, accuracy)
     params = _train(module, composing.stencils(*arrays[0]), settings, progress)
     x, objects = arrays[1]
     accuracy = share_shown(TrainedDetector(module, params, 0.0).found(x), objects)
     if path:
-        instruments.write(path, fingerprint, params, accuracy)
+        instruments.write(path, fingerprint, params, held_out_accuracy=accuracy)
     return TrainedDetector(module, params, accuracy)
 
 
@@ -211,10 +208,7 @@ def _train(module: Detector, of: composing.Stencils, settings: _Settings, progre
         )
     )
     key = jax.random.key(settings.seed)
-    # As many devices as can have the same share of a batch.
-    most = jax.local_device_count()
-    devices = next(n for n in range(most, 0, -1) if settings.batch % n == 0)
-    whole, share = local_shardings(devices)
+    whole, share = local_shardings(devices_for(settings.batch))
 
     def initialise() -> tuple[Any, Any]:
         params = module.init(key, jnp.zeros((1, SIDE, SIDE, 3)))

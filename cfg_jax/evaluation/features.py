@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import ArrayLike
 from tqdm import tqdm
 
 Extractor = Callable[[np.ndarray], Any]
@@ -76,6 +77,26 @@ def local_shardings(count: int | None = None) -> tuple[NamedSharding, NamedShard
     devices = jax.local_devices()[:count]
     mesh = jax.make_mesh((len(devices),), ("images",), axis_types=(AxisType.Auto,), devices=devices)
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("images"))
+
+
+def devices_for(rows: int) -> int:
+    """How many local devices there are that can have the same share of so many rows, at most."""
+    return next(count for count in range(jax.local_device_count(), 0, -1) if rows % count == 0)
+
+
+def checked(x: ArrayLike, shape: tuple[int, ...], noun: str) -> np.ndarray:
+    """Examples that a scorer of those of one shape can look at.
+
+    Raises:
+      ValueError: There are none, they have another shape, or hold NaN or infinities.
+    """
+    given = np.asarray(x)
+    if given.shape[1:] != shape or not len(given):
+        sides = ", ".join(map(str, shape))
+        raise ValueError(f"{noun}s must have shape (n, {sides}), got {given.shape}")
+    if given.dtype.kind == "f" and not np.all(np.isfinite(given)):
+        raise ValueError(f"the {noun}s hold NaN or infinities")
+    return given
 
 
 def shared_rows(rows: int) -> int:

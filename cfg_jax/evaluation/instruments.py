@@ -15,8 +15,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cfg_jax import __version__
 from cfg_jax.evaluation import record
 
-_ACCURACY = "held_out_accuracy"
-
 
 def fingerprint(
     module: nn.Module, shape: Sequence[int], arrays: Sequence[np.ndarray], **said: Any
@@ -30,31 +28,38 @@ def fingerprint(
       **said: What else there is, as JSON values.
     """
     params = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros(shape))
-    description = {
-        "version": __version__,
-        "network": repr(jax.tree.map(lambda leaf: leaf.shape, params)),
-        "arrays": [
-            [array.shape, hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()]
-            for array in arrays
-        ],
+    return digest(
+        network=repr(jax.tree.map(lambda leaf: leaf.shape, params)),
+        arrays=[[array.shape, of_array(array)] for array in arrays],
         **said,
-    }
+    )
+
+
+def digest(**said: Any) -> str:
+    """A digest of JSON values, and of this package's version."""
+    description = {"version": __version__, **said}
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
-def write(path: Path, fingerprint: str, params: Mapping[str, Any], accuracy: float) -> None:
-    """Keeps a network's parameters and its held-out accuracy, as `record.keep`."""
-    entries: dict[str, Any] = flatten_dict(jax.device_get(params), sep="/")
-    record.keep(path, fingerprint, entries | {_ACCURACY: accuracy})
+def of_array(array: np.ndarray) -> str:
+    """A digest of an array's bytes."""
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
-def read(path: Path, fingerprint: str, name: str) -> tuple[Any, float] | None:
-    """The parameters and accuracy in a file; None when it is missing, damaged or another one.
+def write(path: Path, fingerprint: str, tree: Mapping[str, Any], **scores: float) -> None:
+    """Keeps a network's parameters and what it scored on held-out data, as `record.keep`."""
+    entries: dict[str, Any] = flatten_dict(jax.device_get(tree), sep="/")
+    record.keep(path, fingerprint, entries | scores)
+
+
+def read(path: Path, fingerprint: str, name: str, *scores: str) -> tuple[Any, list[float]] | None:
+    """The parameters and scores in a file; None when it is missing, damaged or another one.
 
     Args:
       path: The file.
       fingerprint: Of the network that is wanted.
       name: What the network is, in warnings.
+      *scores: The names of the scores.
     """
     entries = record.kept(
         path,
@@ -64,5 +69,5 @@ def read(path: Path, fingerprint: str, name: str) -> tuple[Any, float] | None:
     )
     if entries is None:
         return None
-    accuracy = float(entries.pop(_ACCURACY))
-    return unflatten_dict(jax.tree.map(jnp.asarray, entries), sep="/"), accuracy
+    found = [float(entries.pop(score)) for score in scores]
+    return unflatten_dict(jax.tree.map(jnp.asarray, entries), sep="/"), found

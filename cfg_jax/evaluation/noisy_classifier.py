@@ -1,9 +1,7 @@
 """How well a noisy classifier p(c|z_λ) knows held-out images at each noise level, as a report."""
 
 import dataclasses
-import io
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from cfg_jax.diffusion import process
 from cfg_jax.diffusion.labels import label_log_prob
 from cfg_jax.evaluation import record
 from cfg_jax.evaluation.features import extract, over_devices
+from cfg_jax.evaluation.report_parts import BLUE, INK, RED, listed, write
 from cfg_jax.model import Model
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 BINS = 20
 """Equal parts that λ's range is split into."""
-
-_BLUE, _INK, _RED = "#2f6db3", "#333333", "#c0392b"
 
 _EXPLANATION = """\
 λ is the log signal-to-noise ratio: images are clean on the right of the figure and noise on the
@@ -157,15 +154,7 @@ def write_report(
         "settings": dict(settings),
         **record.stamp(),
     }
-    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    picture = io.BytesIO()
-    figure(levels, report["chance"]).savefig(picture, format="png", dpi=150, facecolor="white")
-    files = {
-        "accuracy.png": picture.getvalue(),
-        "report.md": markdown(report).encode(),
-        "report.json": text.encode(),
-    }
-    record.write_files(directory, files)
+    write(directory, report, markdown(report), {"accuracy.png": figure(levels, report["chance"])})
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -178,7 +167,6 @@ def markdown(report: Mapping[str, Any]) -> str:
     def line(name: str, scores: Mapping[str, float]) -> str:
         return f"| {name} | {scores['accuracy']:.2%} | {scores['cross_entropy']:.4f} |"
 
-    settings = {**report["settings"], **report["versions"], "date": report["date"]}
     return "\n".join(
         [
             "# A noisy classifier over the noise level λ",
@@ -196,7 +184,7 @@ def markdown(report: Mapping[str, Any]) -> str:
                 entropy=report["chance"]["cross_entropy"],
                 samples=report["settings"]["samples"],
             ),
-            *(f"- {name}: {value}" for name, value in settings.items()),
+            *listed(report),
             "",
         ]
     )
@@ -209,10 +197,10 @@ def figure(levels: Sequence[Level], chance: Mapping[str, float]) -> "Figure":
     drawn = Figure(figsize=(7.0, 5.0), layout="constrained")
     upper, lower = drawn.subplots(2, sharex=True)
     middle = [(level.low + level.high) / 2 for level in levels]
-    for axes, name, colour in ((upper, "accuracy", _BLUE), (lower, "cross_entropy", _RED)):
+    for axes, name, colour in ((upper, "accuracy", BLUE), (lower, "cross_entropy", RED)):
         values = [getattr(level, name) for level in levels]
         axes.plot(middle, values, "-o", color=colour, markersize=4)
-        axes.axhline(chance[name], color=_INK, linestyle="--", linewidth=0.8, label="chance")
+        axes.axhline(chance[name], color=INK, linestyle="--", linewidth=0.8, label="chance")
         axes.set_ylim(bottom=0.0)
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +19,8 @@ from cfg_jax.evaluation.report_parts import (
     TITLES,
     listed,
     page_figure,
-    png,
     table,
+    write,
 )
 from cfg_jax.evaluation.sweep import Row, Scores
 
@@ -105,15 +104,11 @@ def write_report(
         "settings": dict(settings),
         **record.stamp(),
     }
-    # JSON has no NaN: allow_nan=False raises rather than write what other readers reject.
-    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    files = {
-        "tradeoff.png": png(tradeoff_figure(rows, reference, strength)),
-        "samples_by_w.png": png(samples_figure(medium, examples, titles, strength, beside)),
-        "report.md": markdown(report).encode(),
-        "report.json": text.encode(),
+    figures = {
+        "tradeoff.png": tradeoff_figure(rows, reference, strength),
+        "samples_by_w.png": samples_figure(medium, examples, titles, strength, beside),
     }
-    record.write_files(directory, files)
+    write(directory, report, markdown(report), figures)
 
 
 def _named(row: Row, strength: str) -> dict[str, float]:

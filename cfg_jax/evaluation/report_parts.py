@@ -1,13 +1,16 @@
-"""What reports of samples over guidance strengths are made of: tables, pages and figures as PNG."""
+"""What reports are made of: tables, pages and figures as PNG, and how they are written."""
 
 import io
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from cfg_jax.data.images import tile
+from cfg_jax.evaluation import record
 from cfg_jax.guidance import to_scale
 
 if TYPE_CHECKING:
@@ -116,7 +119,29 @@ def _colour(page: UInt8[np.ndarray, "height width _"]) -> UInt8[np.ndarray, "hei
     return np.broadcast_to(page, (*page.shape[:2], 3))
 
 
-def png(figure: "Figure") -> bytes:
+def write(
+    directory: Path, report: Mapping[str, Any], told: str, figures: Mapping[str, "Figure"]
+) -> None:
+    """Writes report.json, report.md and figures.
+
+    Args:
+      directory: Made where missing; files of an earlier report are replaced.
+      report: The contents of report.json.
+      told: Those of report.md.
+      figures: By the names of their files.
+
+    Raises:
+      TypeError: JSON cannot hold what is in the report.
+      ValueError: A number is not finite.
+    """
+    # JSON has no NaN: allow_nan=False raises rather than write what other readers reject.
+    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+    files = {name: _png(figure) for name, figure in figures.items()}
+    files |= {"report.md": told.encode(), "report.json": text.encode()}
+    record.write_files(directory, files)
+
+
+def _png(figure: "Figure") -> bytes:
     """A figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, facecolor="white")

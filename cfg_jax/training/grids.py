@@ -110,7 +110,7 @@ class GridWriter:
     def _coded(self, model: Model) -> np.ndarray:
         """Examples, under each row how they come back, and the difference, grey where none is."""
         _, x = model.lend(self._examples())
-        back = np.asarray(jax.jit(_there_and_back)(model, x))
+        back = np.asarray(model.decode(model.encode(x)))
         return interleave([x, back, back - x], PER_CLASS)
 
     def _lent(self, model: Model) -> np.ndarray:
@@ -125,7 +125,3 @@ class GridWriter:
         key = jax.random.key(self._seed)
         x = model.sample(key, entries, batch=count, mesh=self._mesh)
         return np.asarray(processes.fetch(x))
-
-
-def _there_and_back(model: Model, x: Any) -> Any:
-    return model.decode(model.encode(x))

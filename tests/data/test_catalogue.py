@@ -126,18 +126,6 @@ class TextStored(Stored):
         yield 0, {"text": "no image"}
 
 
-@pytest.fixture
-def prepared(source):
-    """Prepares one of the builders above and returns the source that opens it."""
-
-    def make(builder, **changes):
-        settings = source(Catalogue, name=builder.name, **changes)
-        builder(data_dir=settings.dir).download_and_prepare(file_format="array_record")
-        return settings
-
-    return make
-
-
 def _examples(dataset):
     return [dataset.source[i] for i in range(len(dataset.source))]
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from cfg_jax.data import Catalogue, UnreadableError, batches
+from cfg_jax.data import UnreadableError, batches
 from cfg_jax.data import dataset as datasets
 
 
@@ -57,16 +57,6 @@ class Captioning(tfds.core.GeneratorBasedBuilder):
 
 class Silent(Captioning):
     several = (("first of {}",), ())
-
-
-@pytest.fixture
-def prepared(source):
-    def make(builder, **changes):
-        settings = source(Catalogue, name=builder.name, **changes)
-        builder(data_dir=settings.dir).download_and_prepare(file_format="array_record")
-        return settings
-
-    return make
 
 
 def wanted(text):
