@@ -77,8 +77,9 @@ def run(argv: list[str]) -> None:
         for name in sorted(set(defined) - OF_CLASSIFIERS):
             if defined[name].present:
                 raise ValueError(f"--{name} does not belong to a {model.role}")
-        report = _of_codec if model.role == "codec" else _by_noise_level
-        report(model, place, out, values)
+        if model.role not in REPORTS:
+            raise ValueError(f"{place} holds a {model.role}, of which there is no report")
+        REPORTS[model.role](model, place, out, values)
     else:
         _by_strength(models.chosen(place, model, values, changes), place, out, values, points)
     say((out / "report.md").read_text(encoding="utf-8"))
@@ -253,3 +254,7 @@ def _by_noise_level(model: Model, place: Path, out: Path, values: dict[str, Any]
             "seed": values["seed"],
         },
     )
+
+
+REPORTS = {"codec": _of_codec, "noisy classifier": _by_noise_level}
+"""What is written of models that do not sample, by their `role`."""

@@ -7,7 +7,7 @@ import pytest
 from recipes import smallest, tiny_towers
 
 import cfg_jax
-from cfg_jax import exchange, guidance, recipe
+from cfg_jax import cli, exchange, guidance, recipe
 from cfg_jax.data import Scenes
 from cfg_jax.runtime import mesh as meshes
 from cfg_jax.runtime.checkpoints import Checkpoints
@@ -137,3 +137,9 @@ def test_a_recipe_that_says_what_has_no_meaning_is_refused(field, value, message
     with pytest.raises(ValueError, match=message):
         train(config, tmp_path / "run")
     assert not any(tmp_path.glob("run/checkpoints/[0-9]*"))
+
+
+def test_the_commands_that_score_samples_say_what_it_is(workdir, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["evaluate", "--workdir", str(workdir)])
+    assert "holds a pair of towers, of which there is no report" in capsys.readouterr().err
