@@ -80,8 +80,11 @@ def test_prompts_are_flags(command, workdir, tmp_path):
 
 def test_captions_are_scored_by_what_a_detector_finds(command, workdir, tmp_path, monkeypatch):
     """The report holds what the pieces give; with a tenth of 400 scenes there are all kinds."""
-    quickly = functools.partial(evaluation.train_detector, steps=2, batch=8, progress=False)
-    monkeypatch.setattr(of_captions, "train_detector", quickly)
+    quickly = {"steps": 2, "batch": 8, "progress": False}
+    detector = functools.partial(evaluation.train_detector, **quickly)
+    clip = functools.partial(evaluation.train_agreement, **quickly)
+    monkeypatch.setattr(of_captions, "train_detector", detector)
+    monkeypatch.setattr(evaluation, "train_agreement", clip)
     few = tmp_path / "few"
     shutil.copytree(workdir, few)
     told = json.loads((few / "config.json").read_text())
@@ -98,7 +101,9 @@ def test_captions_are_scored_by_what_a_detector_finds(command, workdir, tmp_path
     source = recipe.make(run.config.data, "data")
     train_scenes, held_out = source.open("train"), source.open("test")
     captions = evaluation.captions_of(held_out, "text", 4)
-    judge = evaluation.caption_judge_of(train_scenes, held_out, cache=tmp_path / "cache")
+    kept = {"cache": tmp_path / "cache"}
+    scorers = (evaluation.train_agreement(train_scenes, held_out, **kept),)
+    judge = evaluation.caption_judge_of(train_scenes, held_out, scorers=scorers, **kept)
     x = np.asarray(run.sample(jax.random.key(3), text=list(captions.texts), w=2.0))
     want = judge.scores(np.clip(x, -1, 1), captions)
     assert report["rows"][1] == pytest.approx({"w": 2.0, **want}, rel=2e-2, abs=1e-6)

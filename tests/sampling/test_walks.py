@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from guidance_methods import LABELS, METHODS, NETWORK, log_prob
+from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh
 
 import cfg_jax
@@ -223,37 +224,63 @@ def labelled(z, logsnr, cond):
     return gaussian(z, logsnr, None) + 0.1 * jnp.sin(cond[:, None] * z)
 
 
+def of_pictures(rate, z, logsnr, cond):
+    return labelled(z.reshape(len(z), -1), logsnr, cond).reshape(z.shape) + rate * jnp.tanh(z)
+
+
+def brightness(pictures):
+    return jnp.tanh(pictures.mean((1, 2)))
+
+
 KNOB = 0.1
 
 
 def guided(name):
-    """A guidance around a network, and the solver under it."""
+    """A guidance around a network, the solver under it, and the shape of a sample."""
     if name == "ascent":
         shift = guidance.ascent(jax.tree_util.Partial(log_prob), w=KNOB)
-        return NETWORK, solvers.Ancestral(v=0.3, shift=shift)
-    return METHODS[name].make(NETWORK, KNOB), solvers.DDIM(eta=0.3)
+        return NETWORK, solvers.Ancestral(v=0.3, shift=shift), (4,)
+    if name == "cutouts":
+        network, text = jax.tree_util.Partial(of_pictures, 0.3), np.full((3, 1), 0.7)
+        method = guidance.cutouts(
+            network,
+            jax.tree_util.Partial(brightness),
+            text=text,
+            key=KEY,
+            size=2,
+            w=KNOB,
+            count=2,
+        )
+        return method, solvers.DDIM(eta=0.3), (4, 4, 1)
+    return METHODS[name].make(NETWORK, KNOB), solvers.DDIM(eta=0.3), (4,)
 
 
-GUIDED = [*METHODS, "ascent"]
+GUIDED = [*METHODS, "ascent", "cutouts"]
 
 
 @pytest.mark.parametrize("name", GUIDED)
 def test_the_gradient_by_every_leaf_of_a_guidance_is_its_finite_difference(name):
     """The leaves of the networks within it, too."""
+    *parts, shape = guided(name)
+
+    def floating(leaf):
+        return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
     with enable_x64(True):
-        leaves, structure = jax.tree.flatten(guided(name))
-        places = [i for i, leaf in enumerate(leaves) if np.asarray(leaf).dtype.kind == "f"]
+        leaves, structure = jax.tree.flatten(parts)
+        floats = [jnp.asarray(leaf, jnp.float64) for leaf in leaves if floating(leaf)]
+        at, restored = ravel_pytree(floats)
 
         def total(values):
-            held = dict(zip(places, values, strict=True))
+            held = iter(restored(values))
             denoiser, solver = jax.tree.unflatten(
-                structure, [held.get(i, leaf) for i, leaf in enumerate(leaves)]
+                structure, [next(held) if floating(leaf) else leaf for leaf in leaves]
             )
             x = cfg_jax.sample(
                 denoiser,
                 KEY,
                 LABELS,
-                shape=(3,),
+                shape=shape,
                 schedule="cosine",
                 solver=solver,
                 grid=jnp.asarray(LEVELS),
@@ -261,18 +288,18 @@ def test_the_gradient_by_every_leaf_of_a_guidance_is_its_finite_difference(name)
             return jnp.sum(x**2)
 
         run, by = jax.jit(total), 1e-5
-        at = jnp.asarray([leaves[i] for i in places], jnp.float64)
         got = jax.jit(jax.grad(total))(at)
-        steps = by * np.eye(len(places))
+        steps = by * np.eye(len(at))
         want = [(run(at + step) - run(at - step)) / (2 * by) for step in steps]
-    assert len(places) >= 2
+    assert len(at) >= 2
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 def test_every_guidance_is_among_them():
     """What is public and makes a guidance, and what a classifier moves a mean by."""
-    made = {name for name in guidance.__all__ if name.islower()} - {"from_scale", "to_scale"}
-    assert {name.split()[0] for name in GUIDED} == made - {"unconditional"}
+    made = {name for name in guidance.__all__ if name.islower()} - {"unconditional"}
+    numbers_and_pictures = {"from_scale", "to_scale", "cut_out"}
+    assert {name.split()[0] for name in GUIDED} == made - numbers_and_pictures
 
 
 def auto():
