@@ -74,6 +74,15 @@ def finish(processes, seconds=240):
     return told
 
 
+def wait_for(path, process, seconds=240):
+    """Returns when a path is there."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, f"no {path} in {seconds} s"
+        time.sleep(0.05)
+
+
 def wait_for_row(workdir, step, process, seconds=240):
     """Returns when the metrics have reached a step."""
     deadline = time.monotonic() + seconds

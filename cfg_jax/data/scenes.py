@@ -13,8 +13,10 @@ from cfg_jax.data.digits import Digits
 SIDE = 32
 """Height and width of a scene."""
 
-DIGIT_SIDE = 10
-"""Height and width of a digit in it: three fit beside each other."""
+DIGIT_SIDE = 8
+"""Height and width of a digit in it; each fills one cell of a grid of four by four."""
+
+CELLS = SIDE // DIGIT_SIDE
 
 MOST = 3
 """Digits of a scene, at most."""
@@ -113,7 +115,8 @@ HELD_NEIGHBOURS = frozenset(
 class Scenes(Kind):
     """Scenes of one to three of scikit-learn's digits in six colours, 32×32, with captions.
 
-    Several digits stand beside each other or below each other. A tenth of the pairs of colour and
+    Each digit fills a cell of a grid of 4×4; several stand beside each other or below each other.
+    A tenth of the pairs of colour and
     digit, and of the relations between two digits, are in no training scene; half of the test
     scenes have one. Training scenes are made of training digits alone, test scenes of held-out
     ones. An example has "text", two captions of which training takes one; "objects", int32 (3, 4):
@@ -139,7 +142,7 @@ class Scenes(Kind):
         count = self.scenes if split == "train" else self.scenes // 10
         rng = np.random.default_rng(("train", "test").index(split))
         drawn = [_draw(rng, novel=split == "test" and number % 2 == 1) for number in range(count)]
-        stencils = _enlarged(digits["x"])
+        stencils = digits["x"][..., 0]
         of_digit = [np.flatnonzero(digits["label"] == digit) for digit in range(len(DIGITS))]
         text = np.empty(count, object)
         text[:] = [scene.captions for scene in drawn]
@@ -179,25 +182,13 @@ def _is_novel(scene: Drawn) -> bool:
 
 
 def _corners(rng: np.random.Generator, count: int, way: int) -> Int[np.ndarray, "count 2"]:
-    """Upper left corners: evenly along the row, somewhere within each one's share; free across."""
-    share = SIDE // count
-    along = np.arange(count) * share + rng.integers(0, share - DIGIT_SIDE + 1, count)
-    across = rng.integers(0, SIDE - DIGIT_SIDE + 1) + rng.integers(-3, 4, count)
-    across = np.clip(across, 0, SIDE - DIGIT_SIDE)
-    pair = (across, along) if way == ACROSS else (along, across)
-    return np.stack(pair, axis=1)
-
-
-def _enlarged(digits: UInt8[np.ndarray, "n 8 8 1"]) -> UInt8[np.ndarray, "n side side"]:
-    from PIL import Image
-
-    side = (DIGIT_SIDE, DIGIT_SIDE)
-    return np.stack(
-        [
-            np.asarray(Image.fromarray(x[..., 0]).resize(side, Image.Resampling.BICUBIC))
-            for x in digits
-        ]
-    )
+    """Upper left corners: one digit anywhere, each next one further along the way than across."""
+    while True:
+        along = np.sort(rng.choice(CELLS, count, replace=False))
+        across = rng.integers(CELLS, size=count)
+        if np.all(np.diff(along) > np.abs(np.diff(across))):
+            pair = (across, along) if way == ACROSS else (along, across)
+            return DIGIT_SIDE * np.stack(pair, axis=1)
 
 
 def _picture(

@@ -16,8 +16,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-import jax
-
 from cfg_jax.runtime import manifest, processes, store
 from cfg_jax.runtime.frozen import Frozen, FrozenError
 from cfg_jax.runtime.manifest import Manifest
@@ -131,9 +129,9 @@ class Checkpoints:
                     self.path(step), items, texts={"position": position}, complete=complete
                 ),
             )
-        except jax.errors.JaxRuntimeError:
-            raise  # not the disk: a device or another process is gone
         except Exception as error:
+            if store.is_elsewhere(error):
+                raise
             raise self._failed(step, error) from error
 
     def save_frozen(self, tree: Any) -> None:
@@ -267,9 +265,9 @@ class Checkpoints:
         step, written = pending
         try:
             end(written)
-        except jax.errors.JaxRuntimeError:
-            raise
         except Exception as error:
+            if store.is_elsewhere(error):
+                raise
             raise self._failed(step, error) from error
 
     def _failed(self, step: int, error: Exception) -> CheckpointError:

@@ -140,9 +140,9 @@ class Frozen:
         try:
             written = self._store.write(self._path, {ITEM: named}, texts={}, complete=complete)
             processes.in_all(written.result)
-        except jax.errors.JaxRuntimeError:
-            raise  # not the disk: a device or another process is gone
         except Exception as error:
+            if store.is_elsewhere(error):
+                raise
             self._clear()
             raise FrozenError(
                 f"the frozen parameters {self._path} could not be written: {store.reason(error)}"

@@ -38,8 +38,11 @@ NAME = "manifest.json"
 
 PHI, OTHER = 0x9E3779B9, 0x7F4A7C15
 
-WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
+WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}
 """What an entry of so many bytes is read as; one of eight bytes is two words."""
+
+SMALL = 2**18
+"""Up to so many entries on a CPU are summed by numpy: a program for each shape takes longer."""
 
 Sums = tuple[Any, Any]
 Arrays = dict[str, dict[str, str]]
@@ -134,7 +137,7 @@ def _shares(array: Array) -> list[Sums]:
         copy = [shard for shard in shards if shard.replica_id == 0]
     strides = tuple(math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim))
     nothing = (np.uint32(0), np.uint32(0))
-    return [_sums(s.data, strides, _first(s.index, strides)) for s in copy] or [nothing]
+    return [_of_shard(s.data, strides, _first(s.index, strides)) for s in copy] or [nothing]
 
 
 def _first(index: tuple[slice, ...], strides: tuple[int, ...]) -> np.uint32:
@@ -143,25 +146,40 @@ def _first(index: tuple[slice, ...], strides: tuple[int, ...]) -> np.uint32:
     return np.uint32(sum(s * n for s, n in zip(strides, starts, strict=True)) % 2**32)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _sums(array: Shaped[Array, "..."], strides: tuple[int, ...], first: UInt32[Array, ""]) -> Sums:
-    if array.dtype == jnp.bool_:
-        array = array.astype(jnp.uint8)
-    words = jax.lax.bitcast_convert_type(array, WORDS[array.dtype.itemsize]).astype(jnp.uint32)
-    places = jnp.uint32(first)
+def _of_shard(array: Array, strides: tuple[int, ...], first: np.uint32) -> Sums:
+    """`_sums` where the shard lies."""
+    if array.size <= SMALL and next(iter(array.devices())).platform == "cpu":
+        return _sums(np, np.asarray(array), strides, first)
+    return _compiled_sums(array, strides, first)
+
+
+def _sums(xp: Any, array: Any, strides: tuple[int, ...], first: Any) -> Sums:
+    """The sums of a shard by `xp`, numpy or jax.numpy."""
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    words = xp.ravel(array).view(WORDS[array.dtype.itemsize]).astype(np.uint32)
+    places = first
     for axis, stride in enumerate(strides):
-        number = jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
-        places += jnp.uint32(stride % 2**32) * number
-    if words.ndim > array.ndim:  # an entry of eight bytes is two words
-        places = 2 * places[..., None] + jnp.arange(2, dtype=jnp.uint32)
-    h = _mix(words ^ (jnp.uint32(PHI) * places))
-    g = _mix(h ^ jnp.uint32(OTHER))
-    return h.sum(dtype=jnp.uint32), g.sum(dtype=jnp.uint32)
+        number = xp.arange(array.shape[axis], dtype=np.uint32)
+        places = xp.expand_dims(places, -1) + np.uint32(stride % 2**32) * number
+    places = xp.ravel(places)
+    if words.size > places.size:  # an entry of eight bytes is two words
+        places = xp.ravel(2 * places[:, None] + xp.arange(2, dtype=np.uint32))
+    h = _mix(words ^ (np.uint32(PHI) * places))
+    g = _mix(h ^ np.uint32(OTHER))
+    return h.sum(dtype=np.uint32), g.sum(dtype=np.uint32)
 
 
-def _mix(h: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
-    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+@functools.partial(jax.jit, static_argnums=1)
+def _compiled_sums(
+    array: Shaped[Array, "..."], strides: tuple[int, ...], first: UInt32[Array, ""]
+) -> Sums:
+    return _sums(jnp, array, strides, first)
+
+
+def _mix(h: Any) -> Any:
+    h = (h ^ (h >> 16)) * np.uint32(0x85EBCA6B)
+    h = (h ^ (h >> 13)) * np.uint32(0xC2B2AE35)
     return h ^ (h >> 16)
 
 

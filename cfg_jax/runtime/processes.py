@@ -199,8 +199,10 @@ def preempted(step: int) -> bool:
     return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
 
 
-def _lost(error: Exception) -> bool:
+def is_lost(error: Exception) -> bool:
     """Whether another process is gone, as JAX says it; for lack of memory it has the same words."""
+    if jax.process_count() == 1:
+        return False
     said = re.match("(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|DEADLINE_EXCEEDED)", str(error))
     return bool(said) and "Out of memory" not in str(error)
 
@@ -221,7 +223,7 @@ def together(hint: Callable[[], str] = lambda: "") -> Iterator[None]:
         except BaseException as error:
             cause = failures.cause(error)
             if jax.process_count() > 1 and cause is not None:
-                if isinstance(cause, Exception) and _lost(cause):
+                if isinstance(cause, Exception) and is_lost(cause):
                     failures.lose(cause, hint)
                 failures.tell(error, cause, hint)
             raise

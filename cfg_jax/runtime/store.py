@@ -31,6 +31,10 @@ from cfg_jax.runtime.manifest import Manifest
 
 T = TypeVar("T")
 
+SLICED = 2**20
+"""Devices that hold the same array write a slice of it each from so many bytes a slice on: to cut
+smaller ones apart, a program for each shape and device is compiled."""
+
 Named = dict[str, Any]
 """Arrays by their paths in a tree."""
 
@@ -49,13 +53,34 @@ def unfinished(path: Path) -> list[Path]:
     ]
 
 
+def is_elsewhere(error: Exception) -> bool:
+    """Whether an error says nothing of a folder: a device fails, or another process is gone."""
+    return isinstance(error, MemoryError | jax.errors.JaxRuntimeError) or processes.is_lost(error)
+
+
+def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
+    """What writes and reads items of arrays and of JSON values."""
+    of_array = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SLICED)
+    kinds = ocp.type_handlers.create_type_handler_registry((jax.Array, of_array))
+    arrays = ocp.PyTreeCheckpointHandler(type_handler_registry=kinds)
+    texts = ocp.JsonCheckpointHandler()
+    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    registry.add(None, ocp.args.PyTreeSave, arrays)
+    registry.add(None, ocp.args.PyTreeRestore, arrays)
+    registry.add(None, ocp.args.JsonSave, texts)
+    registry.add(None, ocp.args.JsonRestore, texts)
+    return registry
+
+
 class Store:
     """Writes and reads folders of arrays."""
 
     def __init__(self) -> None:
         logging.set_verbosity(logging.FATAL)  # Orbax logs every file, and whatever it raises
         _hush()
-        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._orbax = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(handler_registry=_handlers())
+        )
 
     def close(self) -> None:
         """Ends the background work; what went wrong in it, `write` has said."""
@@ -143,9 +168,9 @@ class Store:
 
         try:
             restored = _apart(restore).result()
-        except (MemoryError, jax.errors.JaxRuntimeError):
-            raise  # says nothing of the folder
         except Exception as error:  # Orbax raises a bare one for missing data
+            if is_elsewhere(error):
+                raise
             raise ValueError(reason(error)) from error
         return {item: restored[item] for item in like}
 

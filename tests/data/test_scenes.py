@@ -10,6 +10,7 @@ from cfg_jax.data import Digits, Scenes, batches
 from cfg_jax.data.scenes import (
     COLOURS,
     CORNERS,
+    DIGIT_SIDE,
     DIGITS,
     HELD_NEIGHBOURS,
     HELD_PAIRS,
@@ -48,10 +49,11 @@ def test_every_caption_says_what_is_where(opened, split):
         for caption in example["text"]:
             found, axis = in_order(caption)
             assert found == [tuple(o) for o in objects[:, :2]]
-            along = objects[:, 2 + axis]
-            assert all(np.diff(along) >= 10)
+            steps = np.diff(objects[:, 2:], axis=0)
+            assert all(steps[:, axis] >= DIGIT_SIDE)
+            assert all(steps[:, axis] > np.abs(steps[:, 1 - axis]))
         if len(objects) == 1:
-            halves = tuple(int(at > 11) for at in objects[0, 2:])
+            halves = tuple(int(at >= SIDE / 2) for at in objects[0, 2:])
             (corner,) = (c for c in CORNERS if example["text"][1].endswith(c))
             assert CORNERS[corner] == halves
 
@@ -63,14 +65,23 @@ def test_pictures_have_each_digit_in_its_colour_at_its_place_and_nothing_else(op
         for digit, colour, row, column in example["objects"]:
             if digit < 0:
                 continue
-            part = rest[row : row + 10, column : column + 10].copy()
+            part = rest[row : row + DIGIT_SIDE, column : column + DIGIT_SIDE].copy()
             bright = part.reshape(-1, 3)[part.sum(-1).argmax()]
             np.testing.assert_allclose(
                 bright / bright.max(), levels[colour] / levels[colour].max(), atol=0.03
             )
             assert 0.1 < (part.sum(-1) > 60).mean() < 0.95
-            rest[row : row + 10, column : column + 10] = 0
+            rest[row : row + DIGIT_SIDE, column : column + DIGIT_SIDE] = 0
         assert not rest.any()
+
+
+def test_digits_stand_in_cells_and_all_cells_hold_some(opened):
+    objects = opened[1]["train"].source.arrays["objects"].reshape(-1, 4)
+    corners = objects[objects[:, 0] >= 0][:, 2:]
+    assert not (corners % DIGIT_SIDE).any()
+    counted = np.unique(corners, axis=0, return_counts=True)[1]
+    assert len(counted) == (SIDE // DIGIT_SIDE) ** 2
+    assert counted.min() > 0.4 * counted.max()
 
 
 def test_what_is_held_out_is_in_no_training_scene_and_in_half_of_the_test_scenes(opened):
@@ -94,20 +105,15 @@ def test_what_is_held_out_is_in_no_training_scene_and_in_half_of_the_test_scenes
 
 
 def test_training_scenes_are_made_of_training_digits(opened):
-    from PIL import Image
-
     scenes, data = opened
     digits = Digits(dir=scenes.dir).open("train").source.arrays["x"][..., 0]
-    shapes = {
-        np.asarray(Image.fromarray(d).resize((10, 10), Image.Resampling.BICUBIC)).tobytes()
-        for d in digits
-    }
+    shapes = {digit.tobytes() for digit in digits}
     white = list(COLOURS).index("white")
     found = 0
     for example in map(data["train"].source.__getitem__, range(200)):
         for digit, colour, row, column in example["objects"]:
             if digit >= 0 and colour == white:
-                part = example["x"][row : row + 10, column : column + 10, 0]
+                part = example["x"][row : row + DIGIT_SIDE, column : column + DIGIT_SIDE, 0]
                 assert np.ascontiguousarray(part).tobytes() in shapes
                 found += 1
     assert found > 20

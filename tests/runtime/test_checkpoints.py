@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -509,10 +510,11 @@ def begin(what: str, workdir: Path, **environment: str) -> subprocess.Popen:
 
 
 def ended(process: subprocess.Popen) -> list:
-    """What a script printed, a JSON value a line; JAX's own lines are left out."""
+    """What a script printed, a JSON value a line; Gloo's lines, of several threads, are not."""
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
-    return [json.loads(line) for line in out.splitlines() if not line.startswith("[Gloo]")]
+    own = re.compile(r'[{"]|-?[0-9]+$')
+    return [json.loads(line) for line in out.splitlines() if own.match(line)]
 
 
 def run(what: str, workdir: Path) -> list:

@@ -40,14 +40,21 @@ def values(dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     return drawn.astype(jnp.dtype(dtype))
 
 
+@pytest.fixture(params=["numpy", "a program"])
+def by(request, monkeypatch):
+    """What sums: numpy, as for small arrays on CPUs, or a compiled program, as for all others."""
+    if request.param == "a program":
+        monkeypatch.setattr(manifest, "SMALL", -1)
+
+
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("shape", [(), (7,), (3, 1, 5), (2, 3, 4, 5), (0, 3)])
-def test_sums_are_the_equations(dtype, shape):
+def test_sums_are_the_equations(dtype, shape, by):
     array = values(dtype, shape)
     assert sum_of(array) == oracle(array)
 
 
-def test_entries_of_eight_bytes_are_two_words():
+def test_entries_of_eight_bytes_are_two_words(by):
     with enable_x64(True):
         array = np.random.default_rng(0).normal(size=(3, 4))
         assert jnp.asarray(array).dtype == jnp.float64
@@ -87,7 +94,7 @@ def test_the_second_sum_is_not_a_function_of_the_first():
     # 40,000 arrays of two words: many share their first sum's low bits, none both sums' of 16 bits.
     rng = np.random.default_rng(0)
     pairs = rng.integers(0, 2**32, (40_000, 2), dtype=np.uint32)
-    a, b = jax.vmap(lambda pair: manifest._sums(pair, (1,), np.uint32(0)))(pairs)
+    a, b = jax.vmap(lambda pair: manifest._compiled_sums(pair, (1,), np.uint32(0)))(pairs)
     low = np.stack([np.asarray(a) & 0xFFF, np.asarray(b) & 0xFFF], axis=1)
     (both,) = np.unique(low, axis=0, return_counts=True)[1:]
     # 40,000²/2 pairs of arrays, 2⁻²⁴ of which agree in 24 bits: about 48.
@@ -99,7 +106,7 @@ def test_the_second_sum_is_not_a_function_of_the_first():
     "spec", [(), ("fsdp",), (None, "fsdp"), ("data", "fsdp"), (("data", "fsdp"),)]
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_sums_do_not_depend_on_how_an_array_lies(count, spec, dtype):
+def test_sums_do_not_depend_on_how_an_array_lies(count, spec, dtype, by):
     mesh = jax.make_mesh(
         (max(count // 2, 1), min(count, 2)),
         ("data", "fsdp"),

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launch import train, train_together, wait_for_row
+from launch import train, train_together, wait_for, wait_for_row
 from recipes import write
 
 pytestmark = pytest.mark.slow
@@ -17,6 +17,7 @@ SETTINGS = (
     "--config.train.steps=100000",
     "--config.train.checkpoint_every=10",
     "--config.train.log_every=1",
+    "--config.network=failing_data:Dot",
     "--config.data=failing_data:Torn",
     "--config.data.workers=1",
 )
@@ -106,6 +107,7 @@ def test_a_failure_is_told_and_ends_all(tmp_path, kind, count, failing):
         group = train_together(config, workdir, count, *SETTINGS, *settings, own=own)
     if happens:
         wait_for_row(workdir, 15, group[0])
+        wait_for(workdir / "checkpoints" / "10", group[0])
     started = [child for process in group for child in started_by(process.pid)]
     began = time.monotonic()
     if happens:

@@ -7,7 +7,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from launch import finish, train, wait_for_row
+from launch import finish, train, wait_for, wait_for_row
 from recipes import tiny, write
 
 from cfg_jax import recipe
@@ -92,9 +92,7 @@ def test_a_notice_to_end_saves_and_the_resumed_run_ends_the_same(whole, tmp_path
 def test_the_ledger_adds_up_over_restarts(whole, tmp_path):
     config, workdir = write(tmp_path), tmp_path / "run"
     process = train(config, workdir, *SETTINGS)
-    while not (workdir / "checkpoints" / "20").is_dir():
-        assert process.poll() is None
-        time.sleep(0.05)
+    wait_for(workdir / "checkpoints" / "20", process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     before = metrics.read(workdir / "metrics.jsonl")[-1]
