@@ -1,10 +1,11 @@
-"""An autoencoder of scenes, 32×32×3 to 8×8×8: what configs/scenes.py trains in the latents of.
+"""An autoencoder of scenes, 32×32×3 to 4×4×32: what configs/scenes.py trains in the latents of.
 
 python -m cfg_jax train --config configs/scenes_codec.py --workdir runs/scenes_codec
 python -m cfg_jax evaluate --workdir runs/scenes_codec
 
-About 160 pictures a second, a quarter of an hour; after 1,200 of the steps PSNR is 31.6 dB on
-held-out scenes.
+Its patches of 8×8 are the cells in which digits stand, and its convolutions look at one at a time:
+with windows of 3×3 it needs ten times as long. About 780 pictures a second, three minutes; after
+1,000 of the steps PSNR is 33.6 dB on held-out scenes.
 """
 
 from cfg_jax import recipe
@@ -22,16 +23,18 @@ def get_config():
         Coding,
         codec=recipe.node(
             KL,
-            channels=32,
-            patch=2,
-            channel_mult=(1, 2),
+            channels=192,
+            patch=8,
+            window=1,
+            channel_mult=(1,),
             blocks=1,
             middle_attention=False,
-            latent_channels=8,
+            latent_channels=32,
         ),
     )
-    config.objective = recipe.node(Reconstruction, error="l2", kl_weight=1e-4)
-    config.optimiser.learning_rate = 3e-3
+    config.objective = recipe.node(Reconstruction, error="l2", kl_weight=1e-6)
+    config.optimiser.learning_rate = 2e-3
+    config.optimiser.b2 = 0.95
     config.optimiser.warmup = 50
     config.optimiser.decay = "cosine"
     config.averages.ema.decay = 0.99

@@ -134,8 +134,8 @@ SMALL = {
         *("--config.network.codec.channels=4", "--config.train.sample_every=2"),
     ),
     "configs/scenes.py": (
-        *("--config.codec.channels=4", "--config.data.scenes=64", *TINY),
-        *("--config.train.steps=2", "--config.network.attention_resolutions=(8,)"),
+        *("--config.train.steps=2", "--config.train.batch_size=8", "--config.data.scenes=64"),
+        *("--config.codec.channels=4", "--config.network.width=16", "--config.network.depth=1"),
     ),
 }
 

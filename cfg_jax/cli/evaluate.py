@@ -219,9 +219,13 @@ def _told(
 def _of_codec(model: Model, place: Path, out: Path, values: dict[str, Any]) -> None:
     """Writes the report of a codec."""
     config = copied(describe(place).config)
-    data = models.data_of(config, values["data-path"]).open("test")
+    source = models.data_of(config, values["data-path"])
+    train, data = source.open("train"), source.open("test")
     samples = min(values["samples"] or SAMPLES, len(data.source))
-    scores, rows = evaluation.coding(model, data, samples=samples, batch=values["batch"])
+    features = evaluation.features_of(train, data, cache=files.cache())
+    scores, rows = evaluation.coding(
+        model, data, samples=samples, batch=values["batch"], features=features
+    )
     evaluation.write_coding_report(
         out,
         scores,

@@ -47,7 +47,7 @@ class Autoencoder(Coder):
       data_channels: Channels of the data, from 1 to 65,536.
       scale: One over the standard deviation of ẑ, one number or one a channel: 0.18215 for Stable
         Diffusion 1 and 2, 0.13025 for XL, 0.3611 for FLUX. Where it is None, a model that is
-        trained in latents measures scale and shift over its data, and keeps them.
+        trained in latents measures each channel's scale and shift over its data, and keeps them.
       shift: The mean of ẑ, one number or one a channel: 0.1159 for FLUX.
       run: The work directory where the codec was trained, for a model that is trained in its
         latents.

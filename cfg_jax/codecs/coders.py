@@ -44,6 +44,9 @@ class Coder(nn.Module):
       patch: Sides of the squares of space whose entries are the channels of one place at the first
         level, from 1 to 64: 2 spares small pictures most of the work. The published autoencoders
         have 1.
+      window: Side of the windows of the convolutions, odd, from 1 to 31; those that halve the sides
+        have 3. With 1 a place knows of the others by norms and attention alone: for patches that
+        have little to do with each other.
       channel_mult: Each level's channels as a multiple of `channels`; each level but the last
         halves the sides of space.
       blocks: Residual blocks a level on the way down, from 1 to 128; there is one more on the way
@@ -67,6 +70,7 @@ class Coder(nn.Module):
 
     channels: int = 128
     patch: int = 1
+    window: int = 3
     channel_mult: tuple[float, ...] = (1, 2, 4, 4)
     blocks: int = 2
     attention_factors: tuple[int, ...] = ()
@@ -80,6 +84,9 @@ class Coder(nn.Module):
         self.dtype = dtype_name(self.dtype)
         checks.whole("channels", self.channels, 1, MOST_CHANNELS)
         checks.whole("patch", self.patch, 1, 64)
+        checks.whole("window", self.window, 1, 31)
+        if not self.window % 2:
+            raise ValueError(f"window must be odd, got {self.window}")
         checks.whole("blocks", self.blocks, 1, MOST_BLOCKS)
         checks.truth("middle_attention", self.middle_attention)
         checks.whole("groups", self.groups, 1, MOST_CHANNELS)
@@ -107,8 +114,8 @@ class Coder(nn.Module):
 
     @nn.nowrap
     def conv(self, features: int, **fields: Any) -> Conv:
-        """A convolution of three entries a side, unless `fields` say otherwise."""
-        return Conv(features, dtype=self.dtype, **fields)
+        """A convolution of windows as wide as `window`, unless `fields` say otherwise."""
+        return Conv(features, **{"size": self.window, "dtype": self.dtype, **fields})
 
     @nn.nowrap
     def level(self, number: int, blocks: int) -> "Level":
@@ -126,7 +133,9 @@ class Coder(nn.Module):
     @nn.nowrap
     def stage(self, features: int, attends: tuple[bool, ...]) -> "Level":
         """Residual blocks of so many features."""
-        return Level(features, attends, self.groups, self.dropout, self.dtype, self.remat)
+        return Level(
+            features, attends, self.window, self.groups, self.dropout, self.dtype, self.remat
+        )
 
 
 class Level(nn.Module):
@@ -141,6 +150,7 @@ class Level(nn.Module):
 
     features: int
     attends: tuple[bool, ...]
+    window: int = 3
     groups: int = 32
     dropout: float = 0.0
     dtype: Dtype = "float32"
@@ -154,7 +164,12 @@ class Level(nn.Module):
         norms = {"epsilon": EPSILON, "groups": self.groups, "dtype": self.dtype}
         for i, attends in enumerate(self.attends):
             block = REMAT[self.remat](ResidualBlock)(
-                self.features, dropout=self.dropout, train=train, **norms, name=f"block_{i}"
+                self.features,
+                dropout=self.dropout,
+                train=train,
+                size=self.window,
+                **norms,
+                name=f"block_{i}",
             )
             h = block(h)
             axes = (space_axes(h.ndim), *([(1,)] if h.ndim == 5 else [])) if attends else ()
@@ -187,7 +202,8 @@ class Encoder(Coder):
         self.input = self.conv(int(self.channel_mult[0] * self.channels))
         self.levels = [self.level(i, self.blocks) for i in range(count)]
         self.downsamples = [
-            self.conv(int(m * self.channels), stride=2, ahead=True) for m in self.channel_mult[:-1]
+            self.conv(int(m * self.channels), size=3, stride=2, ahead=True)
+            for m in self.channel_mult[:-1]
         ]
         self.middle = self.middle_level()
         self.output_norm = self.norm()

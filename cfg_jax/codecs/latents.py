@@ -35,14 +35,14 @@ class Kept(NamedTuple):
 
     Attributes:
       arrays: `LATENTS`, and `MIRRORED` for data that are mirrored at random; float32 (n, ...).
-      scale: One over the standard deviation of ẑ over all examples and entries.
-      shift: Its mean.
+      scale: One over the standard deviation of each channel of ẑ, over all examples and places.
+      shift: Each channel's mean.
       folder: Where they lie.
     """
 
     arrays: dict[str, np.ndarray]
-    scale: float
-    shift: float
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
     folder: Path
 
 
@@ -76,7 +76,7 @@ def of_run(path: str, like: Any) -> Any:
 def statistics(codec: Any, variables: Any, data: Any) -> dict[str, jax.Array]:
     """Scale and shift of z over data, as variables of the codec."""
     found = kept(codec, variables, data)
-    return {"scale": jnp.float32(found.scale), "shift": jnp.float32(found.shift)}
+    return {name: jnp.asarray(getattr(found, name), jnp.float32) for name in ("scale", "shift")}
 
 
 def attached(codec: Any, variables: Any, data: Any) -> Any:
@@ -140,10 +140,11 @@ def _read(folder: Path, digest: str, names: tuple[str, ...]) -> Kept | None:
             if files.checksum(path) != known["files"][name]:
                 raise ValueError(f"{path.name} was changed")
             arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return Kept(arrays, float(known["scale"]), float(known["shift"]), folder)
+        scale, shift = (tuple(map(float, known[name])) for name in ("scale", "shift"))
+        return Kept(arrays, scale, shift, folder)
     except FileNotFoundError:
         return None
-    except (*files.DAMAGED_NPZ, KeyError) as error:
+    except (*files.DAMAGED_NPZ, KeyError, TypeError) as error:
         logging.warning("%s is damaged (%s): encoding again", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
         return None
@@ -157,7 +158,7 @@ def _write(
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     try:
-        total = np.zeros(3)
+        seen, sums = 0, np.zeros((2, codec.z_channels))
         count, one = len(data.source), jax.ShapeDtypeStruct((1, *data.shape), np.float32)
         describe = functools.partial(translate, codec, "described", variables)
         shape = jax.eval_shape(describe, one).shape[1:]
@@ -171,13 +172,16 @@ def _write(
                     said = np.asarray(describe(x[..., ::-1, :] if name == MIRRORED else x))[:here]
                     held[start : start + here] = said
                     mean, variance = codec.spread(said)
-                    total += mean.size, mean.sum(), (np.square(mean) + variance).sum()
+                    places = tuple(range(mean.ndim - 1))
+                    squares = (np.square(mean) + variance).sum(places)
+                    sums += np.stack([mean.sum(places), squares])
+                    seen += mean[..., 0].size
                     bar.update(here)
                 held.flush()
-        shift = total[1] / total[0]
+        shift, square = sums / seen
         known = {
             "digest": digest,
-            "scale": _rounded(1.0 / np.sqrt(max(total[2] / total[0] - shift**2, 1e-12))),
+            "scale": _rounded(1.0 / np.sqrt(np.maximum(square - shift**2, 1e-12))),
             "shift": _rounded(shift),
             "files": {name: files.checksum(place / f"{name}.npy") for name in names},
         }
@@ -191,6 +195,6 @@ def _write(
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _rounded(number: float) -> float:
-    """A number to five digits, which another processor finds too."""
-    return float(f"{number:.5g}")
+def _rounded(numbers: np.ndarray) -> list[float]:
+    """Numbers to five digits, which another processor finds too."""
+    return [float(f"{number:.5g}") for number in numbers]

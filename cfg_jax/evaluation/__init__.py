@@ -6,7 +6,7 @@ from cfg_jax.evaluation.archive import Archive, open_archive
 from cfg_jax.evaluation.caption_match import agrees
 from cfg_jax.evaluation.caption_report import write_report as write_caption_report
 from cfg_jax.evaluation.classifier import TrainedClassifier, load_arrays, train_classifier
-from cfg_jax.evaluation.coding import coding
+from cfg_jax.evaluation.coding import coding, features_of
 from cfg_jax.evaluation.coding import write_report as write_coding_report
 from cfg_jax.evaluation.comparison import Measured, compare, measure, measure_once
 from cfg_jax.evaluation.detector import TrainedDetector, train_detector
@@ -73,6 +73,7 @@ __all__ = [
     "evaluate",
     "evaluate_captions",
     "extract",
+    "features_of",
     "fetch_weights",
     "frechet_distance",
     "inception_score",

@@ -6,9 +6,6 @@ from jaxtyping import Int, Real
 from cfg_jax.data.scene_captions import Wanted
 from cfg_jax.data.scenes import DIGIT_SIDE, SIDE
 
-NEAR = 3.0
-"""How many pixels a digit may be off its place, along rows and along columns."""
-
 
 def agrees(found: Real[np.ndarray, "count 4"], wanted: Wanted) -> bool:
     """Whether a scene shows exactly what a caption asks for.
@@ -16,7 +13,7 @@ def agrees(found: Real[np.ndarray, "count 4"], wanted: Wanted) -> bool:
     Every digit is there in its colour, and no other. Several stand in their order: each lies
     further along the way than the one before it, and further along the way than across it. Where
     a corner is asked for, the digit stands in that half of the picture from the top and from the
-    left, or at most `NEAR` pixels beyond.
+    left.
 
     Args:
       found: Digit, colour, and row and column of the upper left corner of each.
@@ -41,20 +38,15 @@ def agrees(found: Real[np.ndarray, "count 4"], wanted: Wanted) -> bool:
         return False
     if wanted.corner is None:
         return True
-    beyond = (found[0, 2:] - (SIDE - DIGIT_SIDE) / 2) * np.where(wanted.corner, -1, 1)
-    return bool(np.all(beyond <= NEAR))
+    return np.array_equal(found[0, 2:] > (SIDE - DIGIT_SIDE) / 2, wanted.corner)
 
 
 def shows(found: Real[np.ndarray, "count 4"], objects: Int[np.ndarray, "most 4"]) -> bool:
-    """Whether exactly the digits of a scene were found, each in its colour and near its place.
+    """Whether exactly the digits of a scene were found, each in its colour and at its place.
 
     Args:
       found: As in `agrees`.
       objects: The same of what is there, -1 where there are fewer.
     """
     there = objects[objects[:, 0] >= 0]
-    same = np.all(found[:, None, :2] == there[:, :2], axis=-1)
-    near = np.all(np.abs(found[:, None, 2:] - there[:, 2:]) <= NEAR, axis=-1)
-    pairs = same & near
-    every = np.concatenate([pairs.sum(0), pairs.sum(1)])
-    return len(found) == len(there) and bool(np.all(every == 1))
+    return sorted(map(tuple, found)) == sorted(map(tuple, there))

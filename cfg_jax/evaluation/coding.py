@@ -10,6 +10,8 @@ from cfg_jax.data import Dataset
 from cfg_jax.data.images import interleave
 from cfg_jax.data.media import Medium
 from cfg_jax.evaluation import record
+from cfg_jax.evaluation.classifier import train_classifier
+from cfg_jax.evaluation.detector import is_scenes, train_detector
 from cfg_jax.evaluation.features import extract, over_devices
 from cfg_jax.evaluation.frechet import frechet_distance, moments
 from cfg_jax.evaluation.reconstruction import (
@@ -21,6 +23,7 @@ from cfg_jax.evaluation.reconstruction import (
 )
 from cfg_jax.evaluation.report_parts import listed, write
 from cfg_jax.model import Model
+from cfg_jax.runtime import files
 
 PICTURED, COLUMNS = 24, 8
 """Examples that are pictured, and how many stand side by side."""
@@ -41,6 +44,27 @@ MEANINGS = {
 """What each score is."""
 
 Features = Callable[[np.ndarray], np.ndarray]
+
+
+def features_of(train: Dataset, held_out: Dataset, *, cache: Path | None = None) -> Features | None:
+    """What examples of some data are compared in: a network's features, trained once and kept.
+
+    Args:
+      train: What it learns from: scenes, or examples with labels.
+      held_out: What it is tested on.
+      cache: The folder where it is kept; `files.cache()` when None.
+
+    Returns:
+      `x -> (n, features)` of floats in [-1, 1]: a detector's of scenes, a classifier's where there
+      are labels, and None of other data.
+    """
+    cache = cache or files.cache()
+    if is_scenes(train):
+        return train_detector(train, held_out, cache=cache).features
+    if not train.num_classes:
+        return None
+    scorer = train_classifier(train, held_out, cache=cache)
+    return lambda x: scorer.features_and_probabilities(x)[0]
 
 
 def coding(

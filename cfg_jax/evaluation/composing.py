@@ -5,15 +5,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from cfg_jax.data.scenes import COLOURS, DIGIT_SIDE, SIDE
+from cfg_jax.data.scenes import CELLS, COLOURS, DIGIT_SIDE, SIDE
 
 LEVELS = np.array(list(COLOURS.values()), np.float32) / 255.0
 """Each colour as red, green and blue in [0, 1]."""
 
-MOST = 3
-"""Digits beside each other and below each other, at most."""
+FILLED = 0.6
+"""The share of cells that hold a digit."""
 
 
 class Stencils(NamedTuple):
@@ -29,21 +29,19 @@ class Stencils(NamedTuple):
 
 
 class Composed(NamedTuple):
-    """Scenes, and what is at each of their places.
+    """Scenes, and what stands in each of their cells.
 
     Attributes:
       x: The pictures, in [-1, 1].
-      there: Whether there is a digit at a place.
+      there: Whether there is a digit in a cell.
       digit: Which.
       colour: In which colour.
-      centre: Row and column of its middle.
     """
 
     x: Float[Array, "batch side side 3"]
-    there: Array
-    digit: Int[Array, "batch places"]
-    colour: Int[Array, "batch places"]
-    centre: Float[Array, "batch places 2"]
+    there: Bool[Array, "batch rows columns"]
+    digit: Int[Array, "batch rows columns"]
+    colour: Int[Array, "batch rows columns"]
 
 
 def stencils(x: UInt8[np.ndarray, "n side side 3"], objects: Int[np.ndarray, "n 3 4"]) -> Stencils:
@@ -64,48 +62,36 @@ def stencils(x: UInt8[np.ndarray, "n side side 3"], objects: Int[np.ndarray, "n 
 
 
 def compose(key: jax.Array, of: Stencils, batch: int) -> Composed:
-    """Draws scenes of up to nine digits, all colours alike, each digit distorted a little.
+    """Draws scenes with a digit in most cells, all colours alike, each digit distorted a little.
 
-    A scene has one to three shares from the top and from the left, and most of them hold a digit
-    somewhere. So there are more digits to learn from than in scenes that have captions, at all
-    places, and no pair of colour and digit is rarer than another.
+    So there are more digits to learn from than in scenes that have captions, and no pair of colour
+    and digit is rarer than another.
     """
-    keys = iter(jax.random.split(key, 12))
-    places = MOST * MOST
-    split = jax.random.randint(next(keys), (batch, 2), 1, MOST + 1)
-    index = jnp.stack(jnp.divmod(jnp.arange(places), MOST), -1)
-    share = SIDE // split[:, None]
-    room = share - DIGIT_SIDE + 1
-    shift = jnp.floor(jax.random.uniform(next(keys), (batch, places, 2)) * room)
-    whole = (SIDE - share * split[:, None] + 1) * jax.random.uniform(next(keys), (batch, 1, 2))
-    corner = index * share + shift + jnp.floor(whole)
-    there = jnp.all(index < split[:, None], -1)
-    there &= jax.random.bernoulli(next(keys), 0.75, there.shape)
-    chosen = jax.random.randint(next(keys), there.shape, 0, len(of.digit))
-    colour = jax.random.randint(next(keys), there.shape, 0, len(LEVELS))
+    keys = iter(jax.random.split(key, 7))
+    grid = (batch, CELLS, CELLS)
+    there = jax.random.bernoulli(next(keys), FILLED, grid)
+    chosen = jax.random.randint(next(keys), grid, 0, len(of.digit))
+    colour = jax.random.randint(next(keys), grid, 0, len(LEVELS))
     ink = distorted(next(keys), jnp.asarray(of.ink)[chosen]) * there[..., None, None]
-    at = jnp.arange(SIDE)[:, None] - corner[:, :, :, None, None] == jnp.arange(DIGIT_SIDE)
-    down, across = (at[:, :, axis].astype(jnp.float32) for axis in (0, 1))
     light = jnp.asarray(LEVELS)[colour]
-    light *= jax.random.uniform(next(keys), (*there.shape, 1), minval=0.85, maxval=1.15)
-    layers = jnp.einsum("bnyi,bnij,bnxj->bnyx", down, ink, across)
-    x = jnp.clip(jnp.einsum("bnyx,bnc->byxc", layers, light), 0.0, 1.0)
+    light *= jax.random.uniform(next(keys), (*grid, 1), minval=0.85, maxval=1.15)
+    x = jnp.clip(jnp.einsum("brcyx,brck->brycxk", ink, light), 0.0, 1.0)
+    x = x.reshape(batch, SIDE, SIDE, -1)
     amount = jax.random.uniform(next(keys), (batch, 1, 1, 1), maxval=0.05)
     noise = amount * jax.random.normal(next(keys), x.shape)
     x = jnp.clip(2.0 * x - 1.0 + noise, -1.0, 1.0)
-    centre = corner + (DIGIT_SIDE - 1) / 2
-    return Composed(x, there, jnp.asarray(of.digit)[chosen], colour, centre)
+    return Composed(x, there, jnp.asarray(of.digit)[chosen], colour)
 
 
 def distorted(
-    key: jax.Array, ink: Float[Array, "batch places side side"]
-) -> Float[Array, "batch places side side"]:
+    key: jax.Array, ink: Float[Array, "batch rows columns side side"]
+) -> Float[Array, "batch rows columns side side"]:
     """Rotates, scales, shears and shifts each digit a little, and writes it thicker or thinner."""
     limits = jnp.array([0.2, 0.1, 0.1, 0.15, 0.4, 0.4, 0.3])
-    drawn = jax.random.uniform(key, (7, *ink.shape[:2]), minval=-1.0) * limits[:, None, None]
+    drawn = jax.random.uniform(key, (7, *ink.shape[:3]), minval=-1.0) * limits[:, None, None, None]
     angle, tall, wide, shear, down, right, thin = drawn[..., None, None]
     middle = (DIGIT_SIDE - 1) / 2
-    row, column = jnp.indices(ink.shape[2:]) - middle
+    row, column = jnp.indices(ink.shape[3:]) - middle
     cosine, sine = jnp.cos(angle), jnp.sin(angle)
     y = (cosine * row - sine * column) * (1.0 + tall)
     x = (sine * row + cosine * column) * (1.0 + wide) + shear * y
@@ -113,6 +99,6 @@ def distorted(
     def looked_up(picture: Array, *at: Array) -> Array:
         return jax.scipy.ndimage.map_coordinates(picture, at, order=1)
 
-    each = jax.vmap(jax.vmap(looked_up))
+    each = jax.vmap(jax.vmap(jax.vmap(looked_up)))
     found = each(ink, middle + y + down, middle + x + right)
     return jnp.maximum(found, 1e-6) ** jnp.exp(thin)

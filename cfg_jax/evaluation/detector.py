@@ -17,21 +17,12 @@ from cfg_jax.data.samples import to_float
 from cfg_jax.data.scenes import COLOURS, DIGIT_SIDE, DIGITS, MOST, SIDE
 from cfg_jax.evaluation import composing, instruments
 from cfg_jax.evaluation.caption_match import shows
-from cfg_jax.evaluation.detector_network import CELL, Cells, Detector
+from cfg_jax.evaluation.detector_network import Cells, Detector
 from cfg_jax.evaluation.features import checked, devices_for, local_shardings, shared_rows
 from cfg_jax.runtime.notes import Bar
 
 _FORWARD_BATCH = 256
 """Scenes that are looked at at a time, over all local devices."""
-
-_SPREAD = 2.5
-"""Pixels from a digit's centre over which `Cells.near` falls to exp(-1/2)."""
-
-_PEAK = 0.35
-"""What `Cells.near` is at least in a digit's cell; at a corner of it 0.53 would be right."""
-
-_CLOSE = 0.3
-"""What it should be at least in the cells that learn which digit it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,22 +95,16 @@ def _floats(x: np.ndarray) -> Float[np.ndarray, "n side side 3"]:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _looked(module: Detector, params: Any, x: Array) -> Cells:
-    """What the cells say, `near` as a share of 1 and the features' mean."""
+    """What the cells say, and the features' mean."""
     cells: Any = module.apply(params, x)
-    return cells._replace(near=jax.nn.sigmoid(cells.near), features=cells.features.mean((1, 2)))
+    return cells._replace(features=cells.features.mean((1, 2)))
 
 
-def _decoded(
-    near: np.ndarray, digit: np.ndarray, colour: np.ndarray, offset: np.ndarray
-) -> Float[np.ndarray, "_ 4"]:
-    """The digits of one scene: where a cell is the nearest of those around it."""
-    ranked = near + 1e-6 * np.arange(near.size).reshape(near.shape)  # of equal ones, the last
-    around = np.lib.stride_tricks.sliding_window_view(np.pad(ranked, 1), (3, 3)).max((2, 3))
-    row, column = np.nonzero((ranked == around) & (near > _PEAK))
-    cell = np.stack([row, column], -1) + 0.5 + offset[row, column]
-    corner = CELL * cell - DIGIT_SIDE / 2
+def _decoded(there: np.ndarray, digit: np.ndarray, colour: np.ndarray) -> Float[np.ndarray, "_ 4"]:
+    """The digits of one scene: what the cells say that hold one."""
+    row, column = np.nonzero(there > 0.0)
     kinds = [logits[row, column].argmax(-1) for logits in (digit, colour)]
-    return np.column_stack([*kinds, corner]).astype(np.float32)
+    return np.column_stack([*kinds, DIGIT_SIDE * row, DIGIT_SIDE * column]).astype(np.float32)
 
 
 def train_detector(
@@ -127,7 +112,7 @@ def train_detector(
     held_out: Dataset,
     *,
     seed: int = 0,
-    steps: int = 1_000,
+    steps: int = 400,
     batch: int = 64,
     learning_rate: float = 4e-3,
     cache: Path | None = None,
@@ -238,24 +223,8 @@ def _train(module: Detector, of: composing.Stencils, settings: _Settings, progre
 
 
 def _loss(cells: Any, scenes: composing.Composed) -> Array:
-    """The cross-entropy of all that the `Cells` say, and the mean error of the offsets."""
-    rows, columns = (CELL * jnp.arange(count) + (CELL - 1) / 2 for count in cells.near.shape[1:])
-    middle = jnp.stack(jnp.meshgrid(rows, columns, indexing="ij"), -1)
-    offset = scenes.centre[:, None, None] - middle[:, :, None]
-    distance = jnp.where(scenes.there[:, None, None], jnp.sum(jnp.square(offset), -1), jnp.inf)
-    nearest = distance.argmin(-1)
-    near = jnp.exp(-distance.min(-1) / (2 * _SPREAD**2))
-    weight = jnp.where(near > _CLOSE, near, 0.0)
-
-    def there(of: Array) -> Array:
-        return jnp.take_along_axis(of[:, None, None], nearest[..., None], -1)[..., 0]
-
+    """The cross-entropy of all that the `Cells` say, of digits and colours where there is one."""
     entropy = optax.softmax_cross_entropy_with_integer_labels
-    off = jnp.take_along_axis(offset, nearest[..., None, None], 3)[..., 0, :] / CELL
-    each = (
-        entropy(cells.digit, there(scenes.digit))
-        + entropy(cells.colour, there(scenes.colour))
-        + jnp.abs(cells.offset - off).sum(-1)
-    )
-    found = optax.sigmoid_binary_cross_entropy(cells.near, near).mean()
-    return 4.0 * found + jnp.sum(weight * each) / jnp.maximum(weight.sum(), 1.0)
+    each = entropy(cells.digit, scenes.digit) + entropy(cells.colour, scenes.colour)
+    found = optax.sigmoid_binary_cross_entropy(cells.there, scenes.there.astype(jnp.float32))
+    return found.mean() + each.mean(where=scenes.there)

@@ -39,6 +39,7 @@ class ResidualBlock(nn.Module):
       dtype: Of the activations.
       epsilon: The norms'.
       groups: The norms'.
+      size: Side of the convolutions' windows.
     """
 
     features: int
@@ -48,6 +49,7 @@ class ResidualBlock(nn.Module):
     dtype: Dtype = "float32"
     epsilon: float = 1e-5
     groups: int = 32
+    size: int = 3
 
     @nn.compact
     def __call__(
@@ -57,13 +59,13 @@ class ResidualBlock(nn.Module):
         norm = functools.partial(GroupNorm, self.epsilon, self.dtype, self.groups)
         resize = {"up": upsample, "down": downsample, None: lambda y: y}[self.resample]
         h = nn.silu(norm()(x))
-        h = Conv(self.features, dtype=self.dtype)(resize(h))
+        h = Conv(self.features, self.size, dtype=self.dtype)(resize(h))
         scale = shift = None
         if embedding is not None:
             scale, shift = jnp.split(nn.Dense(2 * self.features)(embedding), 2, axis=-1)
         h = nn.silu(norm()(h, scale, shift))
         h = nn.Dropout(self.dropout, deterministic=not self.train)(h)
-        h = Conv(self.features, zero=True, dtype=self.dtype)(h)
+        h = Conv(self.features, self.size, zero=True, dtype=self.dtype)(h)
         x = resize(x)
         if x.shape[-1] != self.features:
             x = Conv(self.features, size=1, dtype=self.dtype)(x)

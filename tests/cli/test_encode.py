@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import cfg_jax
+from cfg_jax import evaluation
 from cfg_jax.data import Digits
+from cfg_jax.runtime import files
 
 
 @pytest.mark.slow
@@ -27,6 +29,15 @@ def test_commands_encode_and_evaluate(autoencoder, command, tmp_path):
     back = np.clip(run.decode(run.encode(x)), -1, 1)
     psnr = 10 * np.log10(4 / ((back - x) ** 2).mean((1, 2, 3)))
     assert report["scores"]["psnr"] == pytest.approx(psnr.mean(), rel=1e-4)
+    judge = evaluation.train_classifier(
+        Digits().open("train"), Digits().open("test"), cache=files.cache()
+    )
+    own, real = (
+        evaluation.moments(judge.features_and_probabilities(images)[0]) for images in (back, x)
+    )
+    assert report["scores"]["frechet_distance"] == pytest.approx(
+        evaluation.frechet_distance(own, real), rel=1e-3
+    )
     assert (tmp_path / "report" / "reconstructions.png").exists()
     code, _, err = command("sample", "--workdir", autoencoder, "--out", tmp_path / "x.png")
     assert code == 2

@@ -257,6 +257,7 @@ def test_a_size_that_cannot_be_coded_is_refused_where_data_are_encoded(kl, vq):
         ({"attention_factors": (3,)}, r"attention_factors must be some of .* 1, 2, 4, 8; got \(3"),
         ({"channel_mult": ()}, "channel_mult must be numbers"),
         ({"groups": 0}, "groups must be a whole number from 1"),
+        ({"window": 2}, "window must be odd, got 2"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
         ({"dtype": "int8"}, "dtype must be one of"),
         ({"remat": "all"}, "remat must be one of none, products, blocks"),

@@ -75,3 +75,27 @@ def test_the_decoder_of_a_sound_is_its_layers():
     assert want.shape == (2, 10, 2)
     got = jax.jit(module.apply)(variables, z)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_with_windows_of_one_places_are_coded_alike_wherever_they_lie():
+    """Neither encoder nor decoder knows which patch is beside which."""
+    fields = {"channels": 4, "channel_mult": (1,), "groups": 2, "patch": 2, "window": 1}
+    coder = {**fields, "middle_attention": False}
+    x = jnp.asarray(RNG.normal(size=(1, 4, 4, 2)), jnp.float32)
+    encoder, decoder = Encoder(**coder, outputs=3), Decoder(**coder, outputs=2)
+    to_z = random_variables(encoder, x)
+    z = encoder.apply(to_z, x)
+    to_x = random_variables(decoder, z)
+    assert z.shape == (1, 2, 2, 3)
+
+    def turned(patches, side):
+        """The rows of patches changed for each other."""
+        return jnp.roll(patches, side, axis=1)
+
+    np.testing.assert_allclose(encoder.apply(to_z, turned(x, 2)), turned(z, 1), atol=1e-5)
+    back = decoder.apply(to_x, z)
+    np.testing.assert_allclose(decoder.apply(to_x, turned(z, 1)), turned(back, 2), atol=1e-5)
+    wide = Encoder(**coder | {"window": 3}, outputs=3)
+    variables = random_variables(wide, x)
+    apart = wide.apply(variables, turned(x, 2)) - turned(wide.apply(variables, x), 1)
+    assert jnp.abs(apart).max() > 1e-2

@@ -16,6 +16,8 @@ SCHEDULES = [
     schedules.Cosine(logsnr_min=-10.0, logsnr_max=14.0),
     schedules.Uniform(),
     schedules.Uniform(logsnr_min=-5.0, logsnr_max=9.0),
+    schedules.LogitNormal(),
+    schedules.LogitNormal(mean=-1.0, std=2.0, logsnr_min=-3.0, logsnr_max=9.0),
 ]
 
 
@@ -155,3 +157,53 @@ def test_an_empty_range_is_refused(low, high):
 def test_a_level_that_float32_does_not_hold_is_refused(value):
     with pytest.raises(ValueError, match=r"logsnr_max must lie in \[-80, 80\], got"):
         schedules.Cosine(logsnr_max=value)
+
+
+def exact_logit_normal(u, schedule):
+    """λ = -2 logit t with logit t ~ N(m, s²), truncated, in 40 digits."""
+    with mpmath.workdps(40):
+        mean, std = -2 * mpmath.mpf(schedule.mean), 2 * mpmath.mpf(schedule.std)
+        low, high = (
+            mpmath.ncdf((mpmath.mpf(end) - mean) / std)
+            for end in (schedule.logsnr_min, schedule.logsnr_max)
+        )
+        p = low + (high - low) * (1 - mpmath.mpf(float(u)))
+        return float(mean + std * mpmath.sqrt(2) * mpmath.erfinv(2 * p - 1))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"mean": 0.5, "std": 0.6},
+        {"mean": -1.0, "std": 2.0, "logsnr_min": -3.0, "logsnr_max": 9.0},
+        {"mean": 3.0, "logsnr_min": -4.0, "logsnr_max": 4.0},
+        {"mean": -3.0, "logsnr_min": -4.0, "logsnr_max": 4.0},
+    ],
+)
+def test_logit_normal_is_its_formula(fields):
+    schedule = schedules.LogitNormal(**fields)
+    inner = np.concatenate([np.linspace(0.01, 0.99, 33), 2.0 ** -np.arange(7, 20)])
+    u = np.concatenate([inner, 1 - 2.0 ** -np.arange(7, 20)]).astype(np.float32)
+    want = [exact_logit_normal(v, schedule) for v in u]
+    np.testing.assert_allclose(schedule.logsnr(u), want, rtol=3e-5, atol=3e-5)
+    grid = [exact_logit_normal(v, schedule) for v in np.linspace(1, 0, 21)[1:-1]]
+    np.testing.assert_allclose(schedule.grid(20)[1:-1], grid, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        schedule.grid(20)[[0, -1]], [schedule.logsnr_min, schedule.logsnr_max], atol=1e-9
+    )
+    assert np.all(np.isfinite(jax.vmap(jax.grad(schedule.logsnr))(np.append(u, [0, 1]))))
+
+
+def test_logit_normal_draws_the_times_of_a_flow():
+    """z_t = (1 - t) x + t ε has λ = 2 log((1 - t) / t), and logit t ~ N(m, s²)."""
+    schedule = schedules.LogitNormal(mean=0.4, std=0.7)
+    lam = np.asarray(schedule.sample(jax.random.key(0), (20_000,)), np.float64)
+    t = 1 / (1 + np.exp(lam / 2))
+    logit = np.log(t / (1 - t))
+    assert stats.kstest(logit, stats.norm(0.4, 0.7).cdf).pvalue > 1e-3
+
+
+def test_a_normal_outside_of_the_range_is_refused():
+    with pytest.raises(ValueError, match=r"mean = 15.0 and std = 0.1 put λ near -30.0, outside of"):
+        schedules.LogitNormal(mean=15.0, std=0.1)

@@ -22,7 +22,7 @@ LEFT, MIDDLE, RIGHT = (3, RED, 10, 0), (7, BLUE, 12, 11), (1, GREEN, 8, 22)
         (ROW, [RIGHT, LEFT, MIDDLE]),
         (PAIR, [(3, RED, 2, 10), (7, BLUE, 18, 12)]),
         (CORNER, [(3, RED, 4, 18)]),
-        (CORNER, [(3, RED, 13.9, 8.1)]),
+        (CORNER, [(3, RED, 8, 16)]),
         ("a red three", [(3, RED, 21, 2)]),
     ],
 )
@@ -44,8 +44,8 @@ def test_what_is_asked_for_agrees(caption, found):
         (PAIR, [(3, RED, 2, 10), (7, BLUE, 18, 12), (7, BLUE, 18, 22)]),
         (CORNER, [(3, RED, 4, 2)]),
         (CORNER, [(3, RED, 20, 18)]),
-        (CORNER, [(3, RED, 14.1, 18)]),
-        (CORNER, [(3, RED, 4, 7.9)]),
+        (CORNER, [(3, RED, 16, 24)]),
+        (CORNER, [(3, RED, 0, 8)]),
         ("a red three", [(3, RED, 4, 4), (3, RED, 20, 20)]),
         ("a red three", np.empty((0, 4))),
     ],
@@ -55,23 +55,22 @@ def test_anything_else_does_not(caption, found):
 
 
 def test_scenes_agree_with_what_was_said_of_them_and_show_what_they_consist_of():
-    """And so they do with places a little off, but not with those of another scene."""
+    """But not with those of another scene."""
     rng = np.random.default_rng(0)
     drawn = [scenes._draw(rng, novel=bool(number % 2)) for number in range(400)]
     for scene, other in zip(drawn, [*drawn[1:], drawn[0]], strict=True):
         objects, others = scenes._objects(scene), scenes._objects(other)
-        off = rng.uniform(-1, 1, (len(scene.digits), 4)) * (0, 0, 1, 1)
-        there = objects[: len(off)] + off
+        there = objects[: len(scene.digits)]
         assert all(agrees(there, parsed(caption)) for caption in scene.captions)
         assert not agrees(there, parsed(other.captions[0]))
-        assert shows(there + 2 * off, objects)
+        assert shows(there[::-1], objects)
         assert not shows(there, others)
 
 
 @pytest.mark.parametrize(
     "found",
     [
-        [(3, RED, 10, 3.1), MIDDLE],
+        [(3, RED, 10, 8), MIDDLE],
         [(3, BLUE, 10, 0), MIDDLE],
         [(8, RED, 10, 0), MIDDLE],
         [LEFT],
