@@ -6,9 +6,8 @@ python -m cfg_jax sample --workdir runs/scenes --prompt "a red three left of a b
         --per-label 8 --w 3 --out scenes.png
 
 The codec is that of configs/scenes_codec.py. A transformer over its sixteen places attends to the
-captions, whose tokenizer is learned from the data and whose encoder is trained along. About 280
-pictures a second, an hour and a quarter; it has been run for its first 3,400 steps alone, see
-docs/latents.md.
+captions, whose tokenizer is learned from the data and whose encoder is trained along. About 350
+pictures a second, an hour; it has been run with 3,400 steps alone, see docs/latents.md.
 """
 
 from cfg_jax import recipe

@@ -27,5 +27,6 @@ def run(argv: list[str]) -> None:
     sides = "×".join(map(str, plan.shape))
     say(
         f"{len(data.source)} latents of {sides} in {found.folder}\n"
-        f"scale {found.scale:.5g}, shift {found.shift:.5g}"
+        f"scales from {min(found.scale):.3g} to {max(found.scale):.3g}, "
+        f"shifts from {min(found.shift):.3g} to {max(found.shift):.3g}"
     )
