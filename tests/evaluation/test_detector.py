@@ -222,10 +222,11 @@ def test_the_devices_change_no_parameter(data):
 
 @pytest.fixture(scope="module")
 def learned():
-    """After a quarter of the steps that `evaluate` trains it for, and held-out scenes."""
-    scenes = Scenes()
+    """After a tenth of what `evaluate` trains it for, and held-out scenes."""
+    scenes = Scenes(scenes=4_000)
     held_out = scenes.open("test")
-    return train_detector(scenes.open("train"), held_out, steps=100, progress=False), held_out
+    few = {"steps": 160, "batch": 16, "progress": False}
+    return train_detector(scenes.open("train"), held_out, **few), held_out
 
 
 @pytest.mark.slow
