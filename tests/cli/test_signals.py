@@ -24,7 +24,7 @@ COMMAND_LINES = {
         *("--config.train.steps=100000", "--config.train.log_every=1"),
     ),
     "sample": ("sample", "--workdir", "run", "--out", "x.npz", "--per-label", "2000"),
-    "evaluate": ("evaluate", "--workdir", "run", "--out", "report", "--samples", "3000"),
+    "evaluate": ("evaluate", "--workdir", "run", "--out", "report", "--samples", "30000"),
     "score": (
         *("score", "--samples", "statistics.npz", "--reference", "statistics.npz"),
         *("--out", "scores.json"),
