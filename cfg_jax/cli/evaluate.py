@@ -222,7 +222,7 @@ def _of_codec(model: Model, place: Path, out: Path, values: dict[str, Any]) -> N
     source = models.data_of(config, values["data-path"])
     train, data = source.open("train"), source.open("test")
     samples = min(values["samples"] or SAMPLES, len(data.source))
-    features = evaluation.features_of(train, data, cache=files.cache())
+    features = evaluation.features_of(train, data)
     scores, rows = evaluation.coding(
         model, data, samples=samples, batch=values["batch"], features=features
     )

@@ -17,6 +17,7 @@ DIGIT_SIDE = 8
 """Height and width of a digit in it; each fills one cell of a grid of four by four."""
 
 CELLS = SIDE // DIGIT_SIDE
+"""Cells of a row and of a column."""
 
 MOST = 3
 """Digits of a scene, at most."""
@@ -115,13 +116,13 @@ HELD_NEIGHBOURS = frozenset(
 class Scenes(Kind):
     """Scenes of one to three of scikit-learn's digits in six colours, 32×32, with captions.
 
-    Each digit fills a cell of a grid of 4×4; several stand beside each other or below each other.
-    A tenth of the pairs of colour and
-    digit, and of the relations between two digits, are in no training scene; half of the test
-    scenes have one. Training scenes are made of training digits alone, test scenes of held-out
-    ones. An example has "text", two captions of which training takes one; "objects", int32 (3, 4):
-    digit, colour, and row and column of the upper left corner, -1 where there are fewer digits;
-    and "novel", 1 where something in it was never trained on. All are kept in memory.
+    Each digit fills a cell of a grid of 4×4; several stand beside each other or below each other. A
+    tenth of the pairs of colour and digit, and of the relations between two digits, are in no
+    training scene; half of the test scenes have one. Training scenes are made of training digits
+    alone, test scenes of held-out ones. An example has "text", two captions of which training takes
+    one; "objects", int32 (3, 4): digit, colour, and row and column of the upper left corner, -1
+    where there are fewer digits; and "novel", 1 where something in it was never trained on. All are
+    kept in memory.
 
     Attributes:
       scenes: training scenes, at most a million; there are a tenth as many for testing.

@@ -60,7 +60,7 @@ _EXPLANATION = """\
 Every strength was given the same captions and the same noise, so that the rows differ by it alone.
 The captions are those of held-out scenes, a third of them of each number of digits. A small
 convolutional detector found the digits, their colours and places in the samples, clipped to
-[-1, 1]. It was trained on digits of the training scenes, in all colours and at all places; of the
+[-1, 1]. It was trained on digits of the training scenes, in all colours and in all cells; of the
 held-out real scenes, made of digits that it has never seen, it reads {accuracy:.2%} without any
 mistake. The mean of its last layer gives the features, so the Fréchet distance compares only with
 others of the same detector and the same number of samples: it is not the FID of papers.

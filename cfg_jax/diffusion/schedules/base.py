@@ -8,7 +8,7 @@ from types import ModuleType
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.logsnr import floating
@@ -47,6 +47,10 @@ class Schedule(abc.ABC):
     def u(self, logsnr: ArrayLike) -> Float[Array, "..."]:
         """The inverse of `logsnr`, in [0, 1]."""
         return jnp.subtract(1.0, self.cdf(logsnr))
+
+    def covers(self, logsnr: Float[Array, "..."]) -> Bool[Array, "..."]:
+        """Whether λ lies in the range."""
+        return (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
 
     def quantile(self, p: ArrayLike) -> Float[Array, "..."]:
         """The λ with cdf(λ) = p, for p in [0, 1]: λ(1 - p)."""
@@ -87,6 +91,28 @@ class Schedule(abc.ABC):
         """
         steps = checks.steps(steps)
         return self._logsnr(np.linspace(1.0, 0.0, steps + 1), np)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TwoTailed(Schedule):
+    """A schedule that knows both tails of p(λ), each without the cancellation of 1 - p; a base."""
+
+    @abc.abstractmethod
+    def _tails(self, logsnr: Float[Array, "..."]) -> tuple[Array, Array]:
+        """P(Λ < λ) and P(Λ > λ), of a λ in the range."""
+
+    def _parts(self, logsnr: ArrayLike) -> tuple[Array, Array]:
+        return self._tails(jnp.clip(floating(logsnr), self.logsnr_min, self.logsnr_max))
+
+    def cdf(self, logsnr: ArrayLike) -> Float[Array, "..."]:
+        """From the smaller tail."""
+        below, above = self._parts(logsnr)
+        return jnp.where(below < above, below, 1.0 - above)
+
+    def u(self, logsnr: ArrayLike) -> Float[Array, "..."]:
+        """From the smaller tail."""
+        below, above = self._parts(logsnr)
+        return jnp.where(above < below, above, 1.0 - below)
 
 
 def stratify(u: ArrayLike, index: ArrayLike, count: int) -> Float[Array, "..."]:

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Array
 
 from cfg_jax.diffusion.logsnr import floating
-from cfg_jax.diffusion.schedules.base import Schedule
+from cfg_jax.diffusion.schedules.base import TwoTailed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Cosine(Schedule):
+class Cosine(TwoTailed):
     """The truncated hyperbolic secant: λ(u) = -2 log tan(a u + b).
 
     b = arctan(e^(-λ_max/2)), a = arctan(e^(-λ_min/2)) - b, and p(λ) = sech(λ/2) / (4 a)
@@ -44,19 +44,8 @@ class Cosine(Schedule):
         logsnr = xp.where(high, -2.0, 2.0) * xp.log(xp.tan(angle))
         return xp.clip(logsnr, self.logsnr_min, self.logsnr_max)
 
-    def cdf(self, logsnr):
-        """(arctan(e^(λ/2)) - arctan(e^(λ_min/2))) / a."""
-        below, above = self._parts(logsnr)
-        return jnp.where(below < above, below, 1.0 - above)
-
-    def u(self, logsnr):
-        """(arctan(e^(-λ/2)) - b) / a."""
-        below, above = self._parts(logsnr)
-        return jnp.where(above < below, above, 1.0 - below)
-
-    def _parts(self, logsnr):
-        """The probability below λ, and that above it."""
-        logsnr = jnp.clip(floating(logsnr), self.logsnr_min, self.logsnr_max)
+    def _tails(self, logsnr):
+        """(arctan(e^(λ/2)) - arctan(e^(λ_min/2))) / a, and (arctan(e^(-λ/2)) - b) / a."""
         below, above = (self.logsnr_min, logsnr), (logsnr, self.logsnr_max)
         return _angle(*below, jnp) / self._a, _angle(*above, jnp) / self._a
 
@@ -64,8 +53,7 @@ class Cosine(Schedule):
         """Log sech(λ/2) - log 4a inside the range, -∞ outside."""
         logsnr = floating(logsnr)
         log_sech = -jnp.logaddexp(logsnr / 2.0, -logsnr / 2.0) + math.log(2.0)
-        inside = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
-        return jnp.where(inside, log_sech - math.log(4.0 * self._a), -jnp.inf)
+        return jnp.where(self.covers(logsnr), log_sech - math.log(4.0 * self._a), -jnp.inf)
 
 
 def _angle(low: float | Array, high: float | Array, xp: ModuleType):

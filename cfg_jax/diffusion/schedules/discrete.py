@@ -86,8 +86,7 @@ class DiscreteSchedule(Schedule):
         rising = self.levels[::-1]
         place = jnp.searchsorted(jnp.asarray(rising, logsnr.dtype), logsnr, side="right") - 1
         density = jnp.asarray(-np.log((self.steps - 1) * np.diff(rising)), logsnr.dtype)
-        inside = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
-        return jnp.where(inside, density[jnp.clip(place, 0, self.steps - 2)], -jnp.inf)
+        return jnp.where(self.covers(logsnr), density[jnp.clip(place, 0, self.steps - 2)], -jnp.inf)
 
     def grid(self, steps: int) -> np.ndarray:
         """The noise levels of a reverse process that asks the network at `steps` of the T levels.

@@ -2,21 +2,21 @@
 
 import dataclasses
 import math
+from statistics import NormalDist
 from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
 from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.logsnr import floating
-from cfg_jax.diffusion.schedules.base import Schedule
+from cfg_jax.diffusion.schedules.base import TwoTailed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LogitNormal(Schedule):
+class LogitNormal(TwoTailed):
     """λ ~ N(-2 m, (2 s)²), truncated: the t of a flow z_t = (1 - t) x + t ε has logit t ~ N(m, s²).
 
     Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis",
@@ -57,9 +57,7 @@ class LogitNormal(Schedule):
     @property
     def _outside(self) -> tuple[float, float]:
         """The normal's probability below logsnr_min, and that above logsnr_max."""
-        ends = np.array([self._standard(self.logsnr_min), -self._standard(self.logsnr_max)])
-        low, high = special.ndtr(ends)
-        return float(low), float(high)
+        return _normal(self._standard(self.logsnr_min)), _normal(-self._standard(self.logsnr_max))
 
     @property
     def _inside(self) -> float:
@@ -67,10 +65,11 @@ class LogitNormal(Schedule):
         low, high = self._standard(self.logsnr_min), self._standard(self.logsnr_max)
         if low > 0:  # differences of the tail that is near 0, not of the one near 1
             low, high = -high, -low
-        return float(special.ndtr(high) - special.ndtr(low))
+        return _normal(high) - _normal(low)
 
     def _logsnr(self, u: Any, xp: ModuleType) -> Any:
-        quantile = special.ndtri if xp is np else jax.scipy.special.ndtri
+        on_host = np.vectorize(NormalDist().inv_cdf, otypes=[np.float64])
+        quantile = on_host if xp is np else jax.scipy.special.ndtri
         low, high = self._outside
         below, above = low + self._inside * (1.0 - u), high + self._inside * u
         # Each half from its own tail: there float32 resolves what is near 0, not what is near 1.
@@ -79,26 +78,21 @@ class LogitNormal(Schedule):
         logsnr = xp.clip(logsnr, self.logsnr_min, self.logsnr_max)
         return xp.where(u <= 0.0, self.logsnr_max, xp.where(u >= 1.0, self.logsnr_min, logsnr))
 
-    def cdf(self, logsnr):
-        """(Φ(x(λ)) - Φ(x(λ_min))) / (Φ(x(λ_max)) - Φ(x(λ_min))), x(λ) = (λ + 2 m) / 2 s."""
-        below, above = self._parts(logsnr)
-        return jnp.where(below < above, below, 1.0 - above)
-
-    def u(self, logsnr):
-        """1 - cdf(λ)."""
-        below, above = self._parts(logsnr)
-        return jnp.where(above < below, above, 1.0 - below)
-
-    def _parts(self, logsnr: Any) -> Any:
-        """The probability below λ, and that above it."""
-        at = self._standard(jnp.clip(floating(logsnr), self.logsnr_min, self.logsnr_max))
+    def _tails(self, logsnr):
+        """(Φ(x(λ)) - Φ(x(λ_min))) / P(range) with x(λ) = (λ + 2 m) / 2 s; and so from above."""
+        at = self._standard(logsnr)
         low, high = self._outside
         tails = jax.scipy.special.ndtr(at) - low, jax.scipy.special.ndtr(-at) - high
-        return tuple(jnp.clip(tail / self._inside, 0.0, 1.0) for tail in tails)
+        below, above = (jnp.clip(tail / self._inside, 0.0, 1.0) for tail in tails)
+        return below, above
 
     def log_prob(self, logsnr):
         """-x² / 2 - log(2 s √(2π) P(λ within the range)) inside the range, -∞ outside."""
         logsnr = floating(logsnr)
         scale = math.log(2.0 * self.std * math.sqrt(2.0 * math.pi) * self._inside)
-        inside = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
-        return jnp.where(inside, -0.5 * self._standard(logsnr) ** 2 - scale, -jnp.inf)
+        return jnp.where(self.covers(logsnr), -0.5 * self._standard(logsnr) ** 2 - scale, -jnp.inf)
+
+
+def _normal(x: float) -> float:
+    """Φ(x), whose lower tail keeps its digits."""
+    return 0.5 * math.erfc(-x / math.sqrt(2.0))

@@ -35,5 +35,4 @@ class Uniform(Schedule):
     def log_prob(self, logsnr):
         """-log(λ_max - λ_min) inside the range, -∞ outside."""
         logsnr = floating(logsnr)
-        inside = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
-        return jnp.where(inside, -math.log(self._width), -jnp.inf)
+        return jnp.where(self.covers(logsnr), -math.log(self._width), -jnp.inf)
