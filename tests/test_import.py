@@ -9,6 +9,7 @@ HEAVY = (
     "grain",
     "orbax",
     "matplotlib",
+    "scipy.special",
     "flax",
     "PIL",
     "sklearn",
