@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recipes import tiny
+from recipes import tiny, tiny_unet
 
 from cfg_jax import recipe
 from cfg_jax.blueprint import blueprint, profiles, sampling
@@ -74,7 +74,7 @@ def test_the_parts_are_fitted_to_each_other_and_to_the_data():
 
 
 def test_z_has_the_codecs_shape():
-    config = tiny()
+    config = tiny_unet()
     config.codec = recipe.node("Folded", factor=2)
     plan = blueprint(config, FACTS)
     assert plan.shape == (4, 4, 4)

@@ -157,8 +157,8 @@ def test_z_is_returned_where_it_is_asked_for(run, plain):
 
 
 def test_other_sizes(run):
-    got = run.sample(KEY, LABELS, w=0.7, size=(4, 6), **FEW)
-    want = pieces(free(run.denoiser, 0.7), shape=(4, 6, 1))
+    got = run.sample(KEY, LABELS, w=0.7, size=(4, 12), **FEW)
+    want = pieces(free(run.denoiser, 0.7), shape=(4, 12, 1))
     np.testing.assert_allclose(got, want, atol=1e-5)
     with pytest.raises(ValueError, match=r"size must have 2 sides, got \(4,\)"):
         run.sample(KEY, LABELS, size=(4,))

@@ -16,10 +16,19 @@ from cfg_jax.recipe.slots import SLOTS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TINY = (
+SHORT = (
     "--config.train.steps=2",
     "--config.train.batch_size=8",
     "--config.train.sample_every=0",
+)
+TRANSFORMER = (
+    "--config.network=DiT",
+    "--config.network.patch=4",
+    "--config.network.width=8",
+    "--config.network.depth=1",
+    "--config.network.heads=1",
+)
+CLASSIFIER = (
     "--config.network.channels=8",
     "--config.network.channel_mult=(1,)",
     "--config.network.blocks=1",
@@ -87,7 +96,8 @@ def test_commands_run(demo, line):
     """As written; training with a tiny network added, and into a directory of its own."""
     argv = shlex.split(line)
     if argv[0] == "train":
-        argv += [*TINY, "--workdir", "runs/new"]
+        tiny = CLASSIFIER if "classifier" in line else TRANSFORMER
+        argv += [*SHORT, *tiny, "--workdir", "runs/new"]
     if "--replay-step" in argv:
         place = argv.index("--replay-step")
         main(argv[:place] + argv[place + 2 :])

@@ -36,7 +36,7 @@ def test_it_shows_itself_in_a_line(run, trained):
     assert len(told) < 300
     assert "\n" not in told
     count = sum(leaf.size for leaf in jax.tree.leaves(run.params)) / 1e6
-    for part in ("Run(UNet", f"{count:.2f} M", "8×8×1", "label: Label", f"{trained} at step 6"):
+    for part in ("Run(DiT", f"{count:.2f} M", "8×8×1", "label: Label", f"{trained} at step 6"):
         assert part in told
 
 

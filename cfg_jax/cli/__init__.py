@@ -87,7 +87,8 @@ def entry() -> None:
         if stop.code in (INTERRUPTED, FAILURE):
             failures.end(stop.code)
         raise
-    _finish()
+    finally:
+        _finish()
 
 
 def _finish() -> None:

@@ -181,9 +181,10 @@ HUGE = {
     **{
         f"config.{field}": (*OUTPUTS["train"], *kind, f"--config.{field}={value}")
         for field, value, *kind in (
-            ("network.channels", 10**9),
-            ("network.channel_mult", "(1,1000000000)"),
-            ("network.blocks", 10**5),
+            ("network.width", 10**9),
+            ("network.channel_mult", "(1,1000000000)", "--config.network=UNet"),
+            ("network.depth", 10**5),
+            ("network.blocks", 10**5, "--config.network=UNet"),
             ("condition.label.num_classes", 10**9),
             ("schedule.steps", 10**9, "--config.schedule=LinearBeta"),
             ("data.workers", 10**5),

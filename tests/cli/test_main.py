@@ -58,6 +58,28 @@ def test_wrong_flags_are_refused(refused, argv, message):
     assert message in refused(*argv)
 
 
+@pytest.mark.parametrize(("argv", "code"), [(["score"], 2), (["train", "--help"], 0)])
+def test_a_signal_while_python_ends_changes_nothing(argv, code):
+    """Sent as Python frees the last module, when the handlers that it had are gone."""
+    late = (
+        "import os, signal\n"
+        "class Late:\n"
+        "    def __del__(self, kill=os.kill, here=os.getpid(), number=signal.SIGINT):\n"
+        "        kill(here, number)\n"
+        "late = Late()\n"
+        "from cfg_jax.cli import entry\n"
+        "entry()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", late, *argv],
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == code
+    assert b"KeyboardInterrupt" not in done.stderr
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch):
     def broken(argv):
         return int("not a number".join(argv)) if argv else __import__("json").loads("{")

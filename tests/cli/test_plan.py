@@ -86,7 +86,7 @@ def test_a_plan_is_printed_and_written(command, chips, config, tmp_path):
             "mesh.fsdp must divide the number of devices, 8; got 3",
         ),
         (["--topology", "v5e:2x4", *NOTHING], "names no dataset"),
-        (["--topology", "v5e:2x4", "--config.network.channel_mult=(1,1,1,1,1)"], "got 8×8"),
+        (["--topology", "v5e:2x4", "--config.network.patch=16"], "got 8×8"),
     ],
 )
 def test_mistakes_are_refused(refused, chips, config, extra, message):

@@ -72,8 +72,7 @@ def test_cifar_from_a_zip_trains_goes_on_and_samples(command, tmp_path):
         *folder(tmp_path, few)[:-1],
         "--workdir",
         tmp_path / "run",
-        "--config.network.channels=4",
-        "--config.network.head_channels=4",
+        "--config.network.patch=8",
     )
     for steps in (2, 4):
         code, _, err = command("train", *common, f"--config.train.steps={steps}")

@@ -130,16 +130,16 @@ def test_a_classifier_is_no_model_and_a_model_no_classifier(refused, trained, no
 
 
 def test_outside_its_interval_guidance_costs_nothing(command, trained, tmp_path, monkeypatch):
-    """The U-Net of batch 20 (both halves) acts inside the interval, that of batch 10 outside."""
-    from cfg_jax.networks import UNet
+    """The network of batch 20 (both halves) acts inside the interval, that of batch 10 outside."""
+    from cfg_jax.networks import DiT
 
-    traced, original = [], UNet.__call__
+    traced, original = [], DiT.__call__
 
     def watching(self, z, *args, **kwargs):
         traced.append(len(z))
         return original(self, z, *args, **kwargs)
 
-    monkeypatch.setattr(UNet, "__call__", watching)
+    monkeypatch.setattr(DiT, "__call__", watching)
     argv = sample(trained, tmp_path / "x.png", "--per-label", 1, "--steps", 5)
     assert command(*argv, "--guidance.low", -2, "--guidance.high", 2)[0] == 0
     per_device = {len_ for len_ in traced if len_ != 1}

@@ -44,8 +44,15 @@ def test_every_command_is_here():
     assert set(COMMAND_LINES) == set(COMMANDS)
 
 
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "run.safetensors"
+    exchange.export(load(trained), path)
+    return path
+
+
 @pytest.fixture
-def place(tmp_path, trained, autoencoder):
+def place(tmp_path, trained, autoencoder, exported):
     """A directory with what the commands read."""
     write(tmp_path)
     (tmp_path / "latent.py").write_text(
@@ -53,7 +60,7 @@ def place(tmp_path, trained, autoencoder):
         f"    return tiny_latent({str(autoencoder)!r})\n"
     )
     (tmp_path / "run").symlink_to(trained)
-    exchange.export(load(trained), tmp_path / "run.safetensors")
+    (tmp_path / "run.safetensors").symlink_to(exported)
     wide = np.eye(700) + 0.1
     np.savez(tmp_path / "statistics.npz", mu=np.arange(700.0), sigma=wide)
     return tmp_path

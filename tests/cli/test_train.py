@@ -55,7 +55,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(config, tmp_path):
         (["--config.schedule.logsnr_min=30.0"], "logsnr_min must be smaller"),
         (["--config.sample.solver=rk4"], "UniPC, or an import path module:Name; got 'rk4'"),
         (["--config.data=Catalogue", "--config.data.name=nothing"], "nothing"),
-        (["--config.network.channel_mult=(1,1,1,1,1)"], "multiples of 16; got 8×8"),
+        (["--config.network.patch=16"], "multiples of 16; got 8×8"),
     ],
 )
 def test_mistakes_in_the_config_are_refused(refused, config, tmp_path, overrides, message):
@@ -79,9 +79,10 @@ def test_a_mistake_in_the_config_file_is_told_in_one_line(refused, config, tmp_p
     assert "the config file has a mistake" in line
 
 
-def test_another_config_in_the_same_directory_is_refused(refused, config, trained):
+def test_another_config_in_the_same_directory_is_refused(refused, config, trained, tmp_path):
+    workdir = shutil.copytree(trained, tmp_path / "run")
     line = refused(
-        "train", "--config", config, "--workdir", trained, "--config.condition.label.p_uncond=0.3"
+        "train", "--config", config, "--workdir", workdir, "--config.condition.label.p_uncond=0.3"
     )
     assert "condition.label.p_uncond: 0.1 -> 0.3" in line
     assert "another --workdir" in line

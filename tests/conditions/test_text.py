@@ -31,6 +31,7 @@ def tiny():
     config = recipe.default()
     smallest(config)
     captioned(config, length=12)
+    config.network.attention_resolutions = (8,)
     config.sample.steps = 2
     return config
 

@@ -221,7 +221,7 @@ def test_the_devices_change_no_parameter(data):
 
 
 @pytest.fixture(scope="module")
-def learned():
+def learned(optimised):
     """After a tenth of what `evaluate` trains it for, and held-out scenes."""
     scenes = Scenes(scenes=4_000)
     held_out = scenes.open("test")

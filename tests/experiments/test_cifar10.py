@@ -13,7 +13,10 @@ import scripts
 from PIL import Image
 
 import cfg_jax
+from cfg_jax.blueprint import blueprint
+from cfg_jax.data import Digits
 from cfg_jax.data.samples import to_uint8
+from cfg_jax.model import Model
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +89,7 @@ def test_time_passes_once_training_has_begun(script, tmp_path):
 def test_it_trains_in_stretches_and_scores_what_there_is(script, asked, capsys):
     place, arguments = asked
     steps = []
-    for minutes in ("0.1", "0.05", "0"):
+    for minutes in ("0.03", "0.02", "0"):
         script.main([*arguments, "--minutes", minutes])
         steps.append(cfg_jax.load(place / "run").step)
     assert 0 < steps[0] < steps[1] == steps[2]
@@ -109,9 +112,10 @@ def test_it_trains_in_stretches_and_scores_what_there_is(script, asked, capsys):
         assert picture.size[0] > 100
 
 
-def test_training_counts_as_three_forward_passes(script, trained):
-    """By hand, for the tiny network: its convolutions and products over one image of 8×8."""
-    run = cfg_jax.load(trained)
+def test_training_counts_as_three_forward_passes(script):
+    """By hand, for the tiny U-Net: its convolutions and products over one image of 8×8."""
+    plan = blueprint(recipes.tiny_unet(), Digits().open("train").facts)
+    run = Model(**plan.model(plan.init(jax.random.key(0))))
     found = script.utilisation(run, run.condition(label=[0]), 100.0)
     per_place = {(1, 1): 64, (3, 3): (3 * 8 - 2) ** 2}  # taps of a kernel that meet the image
     want = 4 * 64 * 64 * 8  # attention of 8 channels in the middle: two products

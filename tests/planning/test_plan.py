@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from analyses import analysis
-from recipes import tiny
+from recipes import tiny_unet
 
 from cfg_jax import parts
 from cfg_jax.data.dataset import LABEL
@@ -22,7 +22,7 @@ DATA = {"facts": parts.Facts((8, 8, 1), tuple("0123456789"), LABEL)}
 
 
 def split(**changed):
-    config = tiny()
+    config = tiny_unet()
     config.mesh.min_size = 1
     config.update_from_flattened_dict({name.replace("__", "."): v for name, v in changed.items()})
     return config

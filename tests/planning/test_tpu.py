@@ -6,7 +6,7 @@ import re
 
 import jax
 import pytest
-from recipes import tiny
+from recipes import tiny_unet
 
 from cfg_jax.data.dataset import LABEL
 from cfg_jax.parts import Facts
@@ -44,7 +44,7 @@ def slice_():
 
 def recipe(*, images, fsdp, channels=256):
     """Wide, so that parameters outweigh code, and activations what stays on the chip."""
-    config = tiny()
+    config = tiny_unet()
     config.network.channels, config.network.head_channels = channels, 256
     config.network.dtype = "bfloat16"
     config.mesh.fsdp, config.mesh.min_size = fsdp, 1024

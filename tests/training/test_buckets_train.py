@@ -30,7 +30,6 @@ def config(path, steps):
     made = tiny()
     made.data = recipe.node(Captioned, path=str(path), image_size=16, buckets=8, aspect=4.0)
     captioned(made, length=20)
-    made.network.attention_resolutions = (8, 16)  # the shorter side of each shape
     made.train.steps = steps
     return made
 

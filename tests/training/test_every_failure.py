@@ -65,8 +65,8 @@ KINDS = {
     "kill": (send(signal.SIGKILL), (-signal.SIGKILL,), None, ()),
     "killed_reader": (send_to_reader(signal.SIGKILL), (1,), "ended with exit code -9", ()),
     "stalled_data": (
-        *(send_to_reader(signal.SIGSTOP), (1,), "the data stalled: no batch has come for 20 s"),
-        ("--config.train.data_timeout=20",),
+        *(send_to_reader(signal.SIGSTOP), (1,), "the data stalled: no batch has come for 10 s"),
+        ("--config.train.data_timeout=10",),
     ),
     "full_disk": (starve, (1, 2), "File too large", ()),
     "no_finite_loss": (

@@ -1,6 +1,7 @@
 """The training loop: going on bitwise, stopping well, and refusing what does not fit."""
 
 import os
+import shutil
 import signal
 import time
 
@@ -56,11 +57,17 @@ def test_going_on_equals_never_having_stopped_bitwise(trained, tmp_path):
         assert (a["step"], a["loss"], a["grad_norm"]) == (b["step"], b["loss"], b["grad_norm"])
 
 
-def test_a_finished_run_is_left_alone(trained, capsys):
-    before = sorted(str(p) for p in trained.rglob("*"))
-    train(tiny(), trained)
+@pytest.fixture
+def finished(trained, tmp_path):
+    """A run that is done, and that nobody else looks at."""
+    return shutil.copytree(trained, tmp_path / "finished")
+
+
+def test_a_finished_run_is_left_alone(finished, capsys):
+    before = sorted(str(p) for p in finished.rglob("*"))
+    train(tiny(), finished)
     assert "trained already, to step 6" in "".join(capsys.readouterr())
-    assert sorted(str(p) for p in trained.rglob("*")) == before
+    assert sorted(str(p) for p in finished.rglob("*")) == before
 
 
 def test_a_signal_saves_and_stops(tmp_path, monkeypatch):
@@ -169,7 +176,7 @@ def test_grids_of_samples_are_pictures(tmp_path):
     assert picture.height > picture.width > 200  # ten classes, eight images each, enlarged
 
 
-def test_another_config_is_refused_field_by_field(trained):
+def test_another_config_is_refused_field_by_field(finished):
     config = tiny()
     config.condition.label.p_uncond = 0.2
     config.optimiser.learning_rate = 1e-3
@@ -177,7 +184,7 @@ def test_another_config_is_refused_field_by_field(trained):
         ValueError,
         match=r"condition.label.p_uncond: 0.1 -> 0.2; optimiser.learning_rate: 0.01 -> 0.001",
     ):
-        train(config, trained)
+        train(config, finished)
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_shared_by_fewer(tmp_path, monkeypatch):
@@ -210,7 +217,7 @@ def test_a_batch_that_no_devices_divide_is_refused(tmp_path):
 
 def test_an_image_size_the_network_cannot_take_is_refused_before_anything_is_written(tmp_path):
     config = tiny()
-    config.network.channel_mult = (1, 1, 1, 1, 1)
+    config.network.patch = 16
     with pytest.raises(ValueError, match="multiples of 16; got 8×8"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

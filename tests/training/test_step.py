@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from recipes import tiny
+from recipes import tiny, tiny_unet
 from scipy import stats
 from scipy.special import expit
 
@@ -32,8 +32,8 @@ BATCHES = [
 ]
 
 
-def recipe_with(**train):
-    config = tiny()
+def recipe_with(made=tiny, **train):
+    config = made()
     config.averages.ema = recipe.node(Constant, decay=DECAY)
     config.train.seed = SEED
     for name, value in train.items():
@@ -49,7 +49,7 @@ def on(devices, config, fsdp=1, facts=FACTS):
 
 def run(devices, *, fsdp=1, batches=BATCHES, **train):
     """The program, the states before and after each step, and the metrics, on so many devices."""
-    config = recipe_with(**train)
+    config = recipe_with(tiny_unet, **train)
     config.mesh.min_size = 1
     program = on(devices, config, fsdp)
     state = program.start()
