@@ -47,7 +47,7 @@ demo-text: venv
 	$(BIN)/python -m cfg_jax train --config configs/scenes_codec.py \
 	  --workdir $(DEMO_TEXT)_codec --config.train.steps=1000
 	$(BIN)/python -m cfg_jax train --config configs/scenes.py --workdir $(DEMO_TEXT) \
-	  --config.codec.run=$(DEMO_TEXT)_codec --config.train.steps=3400
+	  --config.codec.run=$(DEMO_TEXT)_codec --config.train.steps=4400
 	$(BIN)/python -m cfg_jax sample --workdir $(DEMO_TEXT) --w 3 --per-label 8 \
 	  --prompt 'a red three left of a blue seven' --out $(DEMO_TEXT)/samples.png
 	$(BIN)/python -m cfg_jax evaluate --workdir $(DEMO_TEXT) --w 0,1,3

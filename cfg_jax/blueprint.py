@@ -85,7 +85,7 @@ class Blueprint(NamedTuple):
         zeros = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), shown)
         variables = self.network.init(key, jnp.zeros((1, *self.shape)), jnp.zeros((1,)), zeros)
         encoders = {
-            name: {"encoder": made.encoder.init(key, *condition.one(made.null))}
+            name: {"encoder": made.encoder.init(key, *jax.tree.leaves(condition.one(made.null)))}
             for name, made in self.conditioners
             if made.encoder is not None
         }

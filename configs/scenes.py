@@ -41,8 +41,8 @@ def get_config():
             CLIPText, width=96, layers=2, heads=4, activation="gelu", pool="argmax"
         ),
     )
-    config.network = recipe.node(DiT, patch=1, width=128, depth=4, heads=4)
-    config.schedule = recipe.node(LogitNormal)
+    config.network = recipe.node(DiT, patch=1, width=128, depth=4, heads=4, period=4.0, pooled=True)
+    config.schedule = recipe.node(LogitNormal, mean=2.0)
     config.objective.target = "v"
     config.optimiser.learning_rate = 2e-3
     config.optimiser.b2 = 0.95
@@ -50,10 +50,10 @@ def get_config():
     config.optimiser.decay = "cosine"
     config.averages.ema.decay = 0.998
     config.train.steps = 40_000
-    config.train.batch_size = 32
+    config.train.batch_size = 64
     config.train.checkpoint_every = 2_000
     config.train.log_every = 50
     config.train.sample_every = 2_000
     config.sample.w = 3.0
-    config.sample.steps = 10
+    config.sample.steps = 20
     return config

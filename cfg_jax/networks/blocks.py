@@ -17,6 +17,7 @@ from cfg_jax.nn import (
     Dtype,
     GroupNorm,
     SelfAttention,
+    SpatialTransformer,
     downsample,
     space_axes,
     upsample,
@@ -24,12 +25,13 @@ from cfg_jax.nn import (
 from cfg_jax.nn.fields import one_of
 
 RESAMPLE = ("residual", "conv")
+MODULATION = ("scale_shift", "shift")
 FEWEST_CHANNELS = 4
 """Fewer make a single frequency of the noise level, which does not tell levels apart."""
 
 
 class ResidualBlock(nn.Module):
-    """GroupNorm, SiLU, convolution, twice, the second norm scaled and shifted by any embedding.
+    """GroupNorm, SiLU, convolution, twice, and any embedding between the two.
 
     Attributes:
       features: Channels of the result.
@@ -40,6 +42,8 @@ class ResidualBlock(nn.Module):
       epsilon: The norms'.
       groups: The norms'.
       size: Side of the convolutions' windows.
+      modulation: How: "scale_shift", it scales and shifts the second norm's result; or "shift", it
+        is added before that norm.
     """
 
     features: int
@@ -50,6 +54,7 @@ class ResidualBlock(nn.Module):
     epsilon: float = 1e-5
     groups: int = 32
     size: int = 3
+    modulation: str = "scale_shift"
 
     @nn.compact
     def __call__(
@@ -60,16 +65,23 @@ class ResidualBlock(nn.Module):
         resize = {"up": upsample, "down": downsample, None: lambda y: y}[self.resample]
         h = nn.silu(norm()(x))
         h = Conv(self.features, self.size, dtype=self.dtype)(resize(h))
-        scale = shift = None
-        if embedding is not None:
-            scale, shift = jnp.split(nn.Dense(2 * self.features)(embedding), 2, axis=-1)
-        h = nn.silu(norm()(h, scale, shift))
+        h = nn.silu(self._modulated(norm(), h, embedding))
         h = nn.Dropout(self.dropout, deterministic=not self.train)(h)
         h = Conv(self.features, self.size, zero=True, dtype=self.dtype)(h)
         x = resize(x)
         if x.shape[-1] != self.features:
             x = Conv(self.features, size=1, dtype=self.dtype)(x)
         return x + h
+
+    def _modulated(self, norm: GroupNorm, h: Array, embedding: Array | None) -> Array:
+        """The norm of h, told of the embedding."""
+        if embedding is None:
+            return norm(h)
+        if self.modulation == "shift":
+            told = nn.Dense(self.features, dtype=self.dtype)(embedding)
+            return norm(h + told.reshape(len(h), *[1] * (h.ndim - 2), self.features))
+        scale, shift = jnp.split(nn.Dense(2 * self.features)(embedding), 2, axis=-1)
+        return norm(h, scale, shift)
 
 
 class Shown(NamedTuple):
@@ -104,6 +116,10 @@ class Levels(Base):
       heads: Attention heads; 0 for as many as head_channels make.
       resample: How levels change size: "residual", in a residual block; or "conv", by a convolution
         of stride 2 and by one after doubling.
+      modulation: How residual blocks are told of noise level and condition: "scale_shift", as ADM
+        has it, or "shift", as latent diffusion has it; see `ResidualBlock`.
+      transformers: Transformer blocks of each attention, as latent diffusion has them, at most 128;
+        0 for ADM's attention, and one to each sequence after it. See `nn.SpatialTransformer`.
 
     The other attributes are those of `base.Base`.
 
@@ -118,6 +134,8 @@ class Levels(Base):
     head_channels: int = 64
     heads: int = 0
     resample: str = "residual"
+    modulation: str = "scale_shift"
+    transformers: int = 0
 
     def __post_init__(self):
         whole("channels", self.channels, FEWEST_CHANNELS, MOST_CHANNELS)
@@ -125,6 +143,8 @@ class Levels(Base):
         whole("head_channels", self.head_channels, 1, MOST_CHANNELS)
         whole("heads", self.heads, 0, MOST_CHANNELS)
         one_of("resample", self.resample, RESAMPLE)
+        one_of("modulation", self.modulation, MODULATION)
+        whole("transformers", self.transformers, 0, MOST_BLOCKS)
         self.channel_mult = widths(self.channels, self.channel_mult)
         self.attention_resolutions = _sides(self.attention_resolutions)
         super().__post_init__()
@@ -158,7 +178,9 @@ class Levels(Base):
         """A residual block; it keeps the channels if `features` does not tell."""
         features = features or h.shape[-1]
         made = REMAT[self.remat](ResidualBlock)(
-            features, resample, self.dropout, shown.train, self.dtype, name=name
+            *(features, resample, self.dropout, shown.train, self.dtype),
+            modulation=self.modulation,
+            name=name,
         )
         return made(h, shown.embedding)
 
@@ -166,15 +188,36 @@ class Levels(Base):
     def attend(
         self, name: str, h: Float[Array, "batch *sides _"], shown: Shown
     ) -> Float[Array, "batch *sides _"]:
-        """Self-attention, over space and then over frames if there are any; then to sequences."""
-        fields = self.head_channels, self.heads, self.dtype
-        h = SelfAttention(*fields, space_axes(h.ndim), name=f"{name}_attention")(h)
+        """Self-attention, over space and then over frames if there are any; then to sequences.
+
+        Transformer blocks over space attend to the first sequence themselves.
+        """
+        fields, sequences = (self.head_channels, self.heads, self.dtype), dict(shown.sequences)
+        if self.transformers:
+            first = next(iter(sequences), None)
+            context = () if first is None else inlets.sequence_of(sequences.pop(first))
+            h = self._transformer(f"{name}_transformer", h, shown.train)(h, *context)
+        else:
+            h = SelfAttention(*fields, space_axes(h.ndim), name=f"{name}_attention")(h)
         if h.ndim == 5:
             h = SelfAttention(*fields, (1,), name=f"{name}_frames_attention")(h)
-        for entry, sequence in shown.sequences.items():
+        for entry, sequence in sequences.items():
             cross = CrossAttention(*fields, name=f"{name}_{entry}_cross")
             h = cross(h, *inlets.sequence_of(sequence))
         return h
+
+    @nn.nowrap
+    def _transformer(self, name: str, h: Array, train: bool) -> SpatialTransformer:
+        return SpatialTransformer(
+            head_channels=self.head_channels,
+            heads=self.heads,
+            layers=self.transformers,
+            dropout=self.dropout,
+            train=train,
+            dtype=self.dtype,
+            axes=space_axes(h.ndim),
+            name=name,
+        )
 
     @nn.nowrap
     def stage(

@@ -109,6 +109,7 @@ def embedded(
     *,
     marked: bool = True,
     deviation: float = 1.0,
+    pooled: bool = False,
 ) -> Float[Array, "batch _"] | float:
     """What an entry adds to the embedding of the noise level; 0 if nothing.
 
@@ -120,6 +121,7 @@ def embedded(
       channels: How many features of a noise level there are.
       marked: Whether a vector's dense layers are told that any of it is not 0.
       deviation: Of a class's first vector.
+      pooled: Whether a sequence adds its mean, after two dense layers.
     """
     match inlet:
         case Classes():
@@ -131,6 +133,8 @@ def embedded(
             return dense_layers(name, seen, width)
         case Beside(noised=True):
             return dense_layers(f"{name}_level", LogSNRFeatures()(entry.logsnr, channels), width)
+        case Sequence() if pooled:
+            return dense_layers(f"{name}_pooled", mean_of(entry), width)
     return 0.0
 
 
@@ -149,6 +153,22 @@ def beside(
 def sequences(inlets: Inlets, cond: Condition) -> dict[str, Any]:
     """The entries to attend to, by name, see `sequence_of`."""
     return {name: cond[name] for name, inlet in inlets if isinstance(inlet, Sequence)}
+
+
+def mean_of(entry: Any) -> Float[Array, "batch width"]:
+    """The mean of those vectors of a sequence that count, 0 of none; see `sequence_of`.
+
+    >>> import jax.numpy as jnp
+    >>> from cfg_jax.networks import inlets
+    >>> from cfg_jax.parts import Attended
+    >>> vectors = jnp.array([[[1.0], [3.0], [100.0]]])
+    >>> inlets.mean_of(Attended(vectors, jnp.array([[True, True, False]]))).tolist()
+    [[2.0]]
+    """
+    vectors, mask = sequence_of(entry)
+    if mask is None:
+        return vectors.mean(axis=1)
+    return jnp.einsum("bl,blc->bc", mask / jnp.maximum(mask.sum(1, keepdims=True), 1), vectors)
 
 
 def sequence_of(entry: Any) -> Attended:

@@ -254,10 +254,12 @@ class MMDiT(Patchwork):
             return super().places(grid)
         space = len(space_axes(len(grid) + 2))
         side = (self.grid,) * space
-        learned = self.param("positions", lambda key: sincos_positions(side, self.width))
+        learned = self.param(
+            "positions", lambda key: sincos_positions(side, self.width, self.period)
+        )
         middle = cropped(learned, grid[len(grid) - space :])
         frames = grid[: len(grid) - space]
-        along = sincos_positions(frames, self.width)[:, None, None] if frames else 0.0
+        along = sincos_positions(frames, self.width, self.period)[:, None, None] if frames else 0.0
         return middle + along
 
     @nn.nowrap

@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from cfg_jax.diffusion.checks import number, whole
+from cfg_jax.diffusion.checks import number, truth, whole
 from cfg_jax.networks import inlets
 from cfg_jax.networks.base import MOST_BLOCKS, MOST_CHANNELS, Predictor
 from cfg_jax.nn import (
@@ -42,6 +42,11 @@ class Patchwork(Predictor):
       depth: The number of blocks, from 1 to 128.
       heads: Attention heads, a divisor of the width.
       mlp_ratio: Channels between the two dense layers of a block over the width, from 0.01 to 64.
+      period: The longest wavelength of the patches' fixed positions, over 2π, from 1 to 1e9; the
+        published 10,000. With few patches a side take about as many: else what a network is told
+        of neighbours hardly differs.
+      pooled: Whether the mean of each sequence is added to the embedding of λ as well, after two
+        dense layers.
 
     The other attributes are those of `base.Predictor`.
 
@@ -54,6 +59,8 @@ class Patchwork(Predictor):
     depth: int = 12
     heads: int = 6
     mlp_ratio: float = 4.0
+    period: float = 10_000.0
+    pooled: bool = False
 
     def __post_init__(self):
         whole("patch", self.patch, 1, MOST_CHANNELS)
@@ -61,6 +68,8 @@ class Patchwork(Predictor):
         whole("depth", self.depth, 1, MOST_BLOCKS)
         whole("heads", self.heads, 1, MOST_CHANNELS)
         number("mlp_ratio", self.mlp_ratio, 0.01, 64.0)
+        number("period", self.period, 1.0, 1e9)
+        truth("pooled", self.pooled)
         if self.width % self.heads:
             raise ValueError(f"heads must divide width, {self.width}; got {self.heads}")
         super().__post_init__()
@@ -89,14 +98,17 @@ class Patchwork(Predictor):
         embedding = self.embedded_level(logsnr, batch, FREQUENCIES, self.width)
         for name, inlet in self.shown:
             embedding += inlets.embedded(
-                name, inlet, cond[name], self.width, FREQUENCIES, marked=marked, deviation=0.02
+                *(name, inlet, cond[name], self.width, FREQUENCIES),
+                marked=marked,
+                deviation=0.02,
+                pooled=self.pooled,
             )
         return nn.silu(embedding)
 
     @nn.nowrap
     def places(self, grid: tuple[int, ...]) -> Float[Array, "*grid channels"]:
         """What is added to the tokens of a grid of patches, by their places; float32."""
-        return sincos_positions(grid, self.width)
+        return sincos_positions(grid, self.width, self.period)
 
     @nn.nowrap
     def tokens(self, z: Float[Array, "batch *sides _"], cond: Condition) -> Tokens:

@@ -96,13 +96,15 @@ class FlowTimeFeatures:
         return _waves(1000.0 * t[:, None] * _frequencies(channels // 2))
 
 
-def sincos_positions(sides: Sequence[int], channels: int) -> Float[Array, "*sides {channels}"]:
+def sincos_positions(
+    sides: Sequence[int], channels: int, period: float = 10_000.0
+) -> Float[Array, "*sides {channels}"]:
     """Sines and cosines of the place along each side, for any number of sides, float32.
 
     The channels are shared out evenly among the sides, the last side first: sin(i f_j), then
-    cos(i f_j), of the index i along that side, f_j from 1 towards 1/10000 radians. What cannot be
-    shared out in pairs is 0. In two dimensions these are the positions of Peebles & Xie 2023,
-    "Scalable Diffusion Models with Transformers".
+    cos(i f_j), of the index i along that side, f_j from 1 towards 1/period radians. What cannot be
+    shared out in pairs is 0. In two dimensions and with the default period these are the positions
+    of Peebles & Xie 2023, "Scalable Diffusion Models with Transformers".
 
     >>> import numpy as np
     >>> from cfg_jax.nn import sincos_positions
@@ -112,15 +114,15 @@ def sincos_positions(sides: Sequence[int], channels: int) -> Float[Array, "*side
     pairs = channels // (2 * len(sides))
     shares = []
     for index in reversed(jnp.indices(tuple(sides), dtype=jnp.float32)):
-        angles = index[..., None] * _frequencies(pairs)
+        angles = index[..., None] * _frequencies(pairs, period)
         shares += [jnp.sin(angles), jnp.cos(angles)]
     shares.append(jnp.zeros((*sides, channels - 2 * pairs * len(sides))))
     return jnp.concatenate(shares, axis=-1)
 
 
-def _frequencies(count: int) -> Float[Array, " {count}"]:
-    """From 1 down to nearly 1/10000, evenly in the logarithm."""
-    return 10000.0 ** (-jnp.arange(count) / count)
+def _frequencies(count: int, period: float = 10_000.0) -> Float[Array, " {count}"]:
+    """From 1 down to nearly 1/period, evenly in the logarithm."""
+    return period ** (-jnp.arange(count) / count)
 
 
 def _waves(angles: Float[Array, "batch frequencies"]) -> Float[Array, "batch _"]:

@@ -23,8 +23,8 @@ COMMAND_LINES = {
         *("train", "--config", "tiny.py", "--workdir", "new"),
         *("--config.train.steps=100000", "--config.train.log_every=1"),
     ),
-    "sample": ("sample", "--workdir", "run", "--out", "x.npz", "--per-label", "2000"),
-    "evaluate": ("evaluate", "--workdir", "run", "--out", "report", "--samples", "30000"),
+    "sample": ("sample", "--workdir", "run", "--out", "x.npz", "--per-label", "30000"),
+    "evaluate": ("evaluate", "--workdir", "run", "--out", "report", "--samples", "100000"),
     "score": (
         *("score", "--samples", "statistics.npz", "--reference", "statistics.npz"),
         *("--out", "scores.json"),

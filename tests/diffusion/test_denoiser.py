@@ -123,7 +123,7 @@ def test_a_kind_or_schedule_may_be_named():
         (
             lambda: denoiser.from_discrete(constant, "cosine"),
             ValueError,
-            "schedule must be one of LinearBeta, CosineBeta; got 'cosine'",
+            "schedule must be one of LinearBeta, CosineBeta, ScaledLinearBeta; got 'cosine'",
         ),
     ],
 )

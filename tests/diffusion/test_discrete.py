@@ -12,7 +12,8 @@ from cfg_jax.diffusion.precision import enable_x64
 
 LINEAR, COSINE = schedules.LinearBeta(steps=1000), schedules.CosineBeta(steps=1000)
 SHORT = schedules.LinearBeta(steps=50), schedules.CosineBeta(steps=50)
-ALL = [LINEAR, COSINE, *SHORT]
+LATENT = schedules.ScaledLinearBeta(first=0.0015, last=0.0195)
+ALL = [LINEAR, COSINE, LATENT, *SHORT]
 
 
 def exact_betas(schedule):
@@ -21,6 +22,9 @@ def exact_betas(schedule):
     if isinstance(schedule, schedules.LinearBeta):
         low, high = mpmath.mpf(1) / 10 / n, mpmath.mpf(20) / n
         return [low + (high - low) * t / (n - 1) for t in range(n)]
+    if isinstance(schedule, schedules.ScaledLinearBeta):
+        low, high = (mpmath.sqrt(mpmath.mpf(text)) for text in ("0.0015", "0.0195"))
+        return [(low + (high - low) * t / (n - 1)) ** 2 for t in range(n)]
 
     def f(t):
         return (

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from networks import random_variables
 
-from cfg_jax.networks.blocks import Levels, ResidualBlock, Shown
+from cfg_jax.networks.blocks import MODULATION, Levels, ResidualBlock, Shown
+from cfg_jax.nn import CrossAttention, SelfAttention, SpatialTransformer
+from cfg_jax.parts import Attended
 
 RNG = np.random.default_rng(0)
 
@@ -41,19 +43,24 @@ def halved(h):
 RESIZED = {None: lambda h: h, "down": halved, "up": lambda h: h.repeat(2, 1).repeat(2, 2)}
 
 
+@pytest.mark.parametrize("modulation", MODULATION)
 @pytest.mark.parametrize("resample", RESIZED)
-def test_a_residual_block_is_its_formula(resample):
+def test_a_residual_block_is_its_formula(resample, modulation):
     x = RNG.normal(size=(2, 4, 4, 3))
     embedding = RNG.normal(size=(2, 5))
-    block = ResidualBlock(5, resample)
+    block = ResidualBlock(5, resample, modulation=modulation)
     args = jnp.asarray(x, jnp.float32), jnp.asarray(embedding, jnp.float32)
     variables = random_variables(block, *args)
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"])
     resized = RESIZED[resample]
 
     h = conv(resized(silu(norm(x, p["GroupNorm_0"]))), p["Conv_0"])
-    scale, shift = np.split(embedding @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"], 2, axis=-1)
-    h = norm(h, p["GroupNorm_1"]) * (1 + scale[:, None, None]) + shift[:, None, None]
+    told = (embedding @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"])[:, None, None]
+    if modulation == "shift":
+        h = norm(h + told, p["GroupNorm_1"])
+    else:
+        scale, shift = np.split(told, 2, axis=-1)
+        h = norm(h, p["GroupNorm_1"]) * (1 + scale) + shift
     want = conv(resized(x), p["Conv_2"]) + conv(silu(h), p["Conv_1"])
     np.testing.assert_allclose(block.apply(variables, *args), want, rtol=1e-4, atol=1e-4)
 
@@ -78,6 +85,38 @@ def test_levels_change_size_by_a_convolution_where_asked(way):
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"]["change"])
     want = conv(RESIZED["up"](x), p) if way == "up" else conv(x, p)[:, ::2, ::2]
     np.testing.assert_allclose(module.apply(variables, *args), want, rtol=1e-4, atol=1e-4)
+
+
+class Attend(Levels):
+    """Attention alone."""
+
+    @nn.compact
+    def __call__(self, x, text, other):
+        shown = Shown(jnp.zeros((len(x), 4)), {"text": text, "other": other})
+        return self.attend("here", x, shown)
+
+
+@pytest.mark.parametrize("sides", [(6,), (4, 6), (3, 4, 2)])
+def test_transformer_blocks_attend_to_the_first_sequence(sides):
+    """As the spatial transformer does; over frames and to a second sequence attention is ADM's."""
+    x = jnp.asarray(RNG.normal(size=(2, *sides, 8)), jnp.float32)
+    text, mask = jnp.asarray(RNG.normal(size=(2, 3, 5)), jnp.float32), jnp.arange(3) < 2
+    text = Attended(text, jnp.broadcast_to(mask, (2, 3)))
+    other = jnp.asarray(RNG.normal(size=(2, 4, 6)), jnp.float32)
+    module = Attend(transformers=2, head_channels=4)
+    variables = random_variables(module, x, text, other)
+
+    def apply(layer, name, *args):
+        return layer.apply({"params": variables["params"][name]}, *args)
+
+    video = len(sides) == 3
+    layer = SpatialTransformer(4, layers=2, axes=(2, 3) if video else None)
+    want = apply(layer, "here_transformer", x, *text)
+    if video:
+        want = apply(SelfAttention(4, axes=(1,)), "here_frames_attention", want)
+    want = apply(CrossAttention(4), "here_other_cross", want, other)
+    np.testing.assert_allclose(module.apply(variables, x, text, other), want, rtol=1e-4, atol=1e-5)
+    assert len(variables["params"]) == 2 + video
 
 
 def test_levels_change_size_in_a_residual_block_otherwise():

@@ -58,13 +58,13 @@ def attention(p, x, context, each, allowed=True):
     return dense(p["output"], attended(q, k, v, each, allowed))
 
 
-def places(sides, width):
+def places(sides, width, period=10_000.0):
     """sin and cos of the place along the last side, then along the one before it, and so on."""
     pairs = width // (2 * len(sides))
     out = np.zeros((*sides, width))
     for place in np.ndindex(*sides):
         for i, side in enumerate(reversed(place)):
-            angles = side / 10_000 ** (np.arange(pairs) / pairs)
+            angles = side / period ** (np.arange(pairs) / pairs)
             both = np.concatenate([np.sin(angles), np.cos(angles)])
             out[place][2 * pairs * i : 2 * pairs * (i + 1)] = both
     return out
@@ -90,6 +90,8 @@ def test_a_dit_is_its_layers_in_float64(data):
         depth=2,
         heads=2,
         mlp_ratio=2.0,
+        period=5.0,
+        pooled=True,
         inlets=(
             LABEL,
             ("pose", Vector(3)),
@@ -107,7 +109,9 @@ def test_a_dit_is_its_layers_in_float64(data):
     p = double(variables["params"])
     given = np.concatenate([pose, [[1.0], [0.0]]], axis=-1)
     embedding = two_dense(p, "level", level_features(LAM, 256)) + p["label"]["embedding"][label]
-    embedding = silu(embedding + two_dense(p, "pose", given))
+    embedding = embedding + two_dense(p, "pose", given)
+    of_text = np.stack([text[0, [0, 1]].mean(0), text[1, [0, 2]].mean(0)])
+    embedding = silu(embedding + two_dense(p, "text_pooled", of_text))
 
     factors = [a // b for a, b in zip(z.shape[1:-1], small.shape[1:-1], strict=True)]
     seen = np.concatenate([z, linear(small, factors)], axis=-1)
@@ -122,7 +126,7 @@ def test_a_dit_is_its_layers_in_float64(data):
 
     order = list(np.ndindex(*grid))
     h = np.stack([seen[window(place)].reshape(2, -1) for place in order], axis=1)
-    h = dense(p["input"], h) + places(grid, 24).reshape(1, -1, 24)
+    h = dense(p["input"], h) + places(grid, 24, 5.0).reshape(1, -1, 24)
     for i in range(2):
         h = block(p[f"block{i}"], h, embedding, text, mask, 12)
     h = modulated(h, *np.split(dense(p["output_modulation"]["dense"], embedding), 2, axis=-1))

@@ -27,6 +27,8 @@ LEVELS = {
     "head_channels": (10**9, 0, -64, 2.5, None),
     "heads": (10**9, -1, 0.5, "4", None),
     "resample": ("", "Conv", None, 3),
+    "modulation": ("", "scale", None, 3),
+    "transformers": (-1, 129, 10**9, 0.5, "1", None, True),
 }
 PREDICTOR = {"learned_variance": (1, "yes", None)}
 PATCHWORK = {
@@ -35,6 +37,8 @@ PATCHWORK = {
     "depth": (0, -1, 129, 1.5, "2", None),
     "heads": (0, -1, 5, 10**9, 0.5, "4", None),
     "mlp_ratio": (0, -1, 65, NAN, INF, "4", None, True),
+    "period": (0, 0.5, -1, 1e10, NAN, INF, "4", None, True),
+    "pooled": (1, "yes", None),
     "inlets": (3, ("label",), (("depth", Classes(3)),)),
 }
 

@@ -57,12 +57,13 @@ def test_flow_time_features_are_those_of_a_thousand_times_the_noises_share():
     assert np.abs(got[0] - got[1]).max() > 0.1
 
 
+@pytest.mark.parametrize("period", [10_000.0, 4.0])
 @pytest.mark.parametrize(("sides", "channels"), [((5,), 8), ((3, 4), 10), ((2, 3, 4), 14)])
-def test_positions_are_sines_and_cosines_of_the_place_along_each_side(sides, channels):
+def test_positions_are_sines_and_cosines_of_the_place_along_each_side(sides, channels, period):
     """The last side first; what cannot be shared out in pairs is zero."""
-    got = np.asarray(sincos_positions(sides, channels))
+    got = np.asarray(sincos_positions(sides, channels, period))
     pairs = channels // (2 * len(sides))
-    frequencies = 10_000.0 ** (-np.arange(pairs) / pairs)
+    frequencies = period ** (-np.arange(pairs) / pairs)
     for place in np.ndindex(*sides):
         want = [f(i * frequencies) for i in reversed(place) for f in (np.sin, np.cos)]
         spare = channels - 2 * pairs * len(sides)

@@ -9,7 +9,7 @@ import pytest
 
 from cfg_jax import recipe, schedules, solvers
 from cfg_jax.cli import recipes
-from cfg_jax.parts import Classes
+from cfg_jax.parts import Classes, Sequence
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 
@@ -37,6 +37,31 @@ def test_the_recipes_that_there_were_still_are():
         "imagenet128",
         "imagenet64",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "inlet", "millions", "codec"),
+    [
+        ("imagenet256_ldm4", (64, 64, 3), Sequence(1, 512), 400.92, 55_322_782),
+        ("imagenet256_dit_xl2", (32, 32, 4), Classes(1001), 674.83, 83_653_863),
+    ],
+)
+def test_latent_imagenet_has_the_published_sizes(name, side, inlet, millions, codec):
+    """What the published code prints of LDM-4; the paper's table of DiT; VQ-f4 and KL-f8."""
+    config = recipes.read(name)
+    network = recipe.make(config.network, "network", inlets=(("label", inlet),))
+    assert round(entries(network.shapes(side)) / 1e6, 2) == millions
+    made = recipe.make(config.codec, "codec")
+    assert entries(made.shapes((256, 256, 3))) == codec
+    z = jax.eval_shape(
+        lambda x: made.init_with_output(jax.random.key(0), x, method="encode")[0],
+        jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32),
+    )
+    assert z.shape == (1, *side)
+
+
+def entries(shapes):
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
 def test_the_imagenet_recipe_has_the_papers_settings():

@@ -11,7 +11,12 @@ from typing import Any
 from cfg_jax.diffusion import names
 from cfg_jax.diffusion.schedules.base import Schedule, stratify
 from cfg_jax.diffusion.schedules.cosine import Cosine
-from cfg_jax.diffusion.schedules.discrete import CosineBeta, DiscreteSchedule, LinearBeta
+from cfg_jax.diffusion.schedules.discrete import (
+    CosineBeta,
+    DiscreteSchedule,
+    LinearBeta,
+    ScaledLinearBeta,
+)
 from cfg_jax.diffusion.schedules.logit_normal import LogitNormal
 from cfg_jax.diffusion.schedules.uniform import Uniform
 
@@ -22,6 +27,7 @@ __all__ = [
     "DiscreteSchedule",
     "LinearBeta",
     "LogitNormal",
+    "ScaledLinearBeta",
     "Schedule",
     "Uniform",
     "made",
@@ -29,7 +35,8 @@ __all__ = [
 ]
 
 SCHEDULES: dict[str, type[Schedule]] = {
-    kind.__name__: kind for kind in (Cosine, Uniform, LogitNormal, LinearBeta, CosineBeta)
+    kind.__name__: kind
+    for kind in (Cosine, Uniform, LogitNormal, LinearBeta, CosineBeta, ScaledLinearBeta)
 }
 """The schedules by the names that recipes use."""
 

@@ -139,6 +139,38 @@ class LinearBeta(DiscreteSchedule):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ScaledLinearBeta(DiscreteSchedule):
+    """√β from √first to √last in equal steps, the schedule of latent diffusion.
+
+    That of Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models",
+    whose code calls it linear; diffusers calls it scaled_linear.
+
+    Attributes:
+      first: β_0, above 0 and below 1; 0.00085 for Stable Diffusion, 0.0015 for LDM on ImageNet.
+      last: β_{T-1}, likewise; 0.012 for Stable Diffusion, 0.0195 for LDM on ImageNet.
+
+    The other attributes are those of `DiscreteSchedule`.
+
+    >>> from cfg_jax import schedules
+    >>> schedules.ScaledLinearBeta().grid(1000)[[0, -2, -1]].round(2).tolist()
+    [-5.36, 7.07, inf]
+    """
+
+    first: float = 0.00085
+    last: float = 0.012
+
+    def __post_init__(self):
+        for name in ("first", "last"):
+            checks.number(name, getattr(self, name), 0.0, 1.0, ends="()")
+        super().__post_init__()
+
+    @property
+    def betas(self):
+        """The squares of what is linear between the two roots."""
+        return np.linspace(np.sqrt(self.first), np.sqrt(self.last), self.steps) ** 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CosineBeta(DiscreteSchedule):
     """β_t = min(1 - f(t + 1) / f(t), 0.999) with f(t) = cos²((t/T + s) / (1 + s) · π/2), s = 0.008.
 
