@@ -6,8 +6,9 @@ python -m cfg_jax sample --workdir runs/scenes --prompt "a red three left of a b
         --per-label 8 --w 3 --out scenes.png
 
 The codec is that of configs/scenes_codec.py. A transformer over its sixteen places attends to the
-captions, whose tokenizer is learned from the data and whose encoder is trained along. About 350
-pictures a second, an hour; it has been run with 3,400 steps alone, see docs/latents.md.
+captions, whose tokenizer is learned from the data and whose encoder is trained along. About 610
+pictures a second, 70 minutes; it has been run with 4,400 steps alone, after which 68 % of captions
+come out right at w = 1, see docs/latents.md.
 """
 
 from cfg_jax import recipe
