@@ -17,6 +17,7 @@ def both(run):
     return source.open("train"), source.open("test")
 
 
+@pytest.mark.slow
 def test_the_report_holds_what_the_pieces_give(command, trained, tmp_path):
     out = tmp_path / "report"
     code, printed, err = command(

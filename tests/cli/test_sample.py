@@ -195,6 +195,7 @@ def test_several_processes_share_the_images_out(command, trained, tmp_path):
     assert not parts.exists()
 
 
+@pytest.mark.slow
 def test_two_processes_with_different_flags_refuse_to_start(trained, tmp_path):
     flags = ("--labels", "0-3", "--per-label", 6, "--batch", 4, "--steps", 3)
     ask = sample(trained, tmp_path / "x.npz", *flags)

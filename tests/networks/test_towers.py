@@ -118,6 +118,7 @@ def test_the_agreement_is_the_cosine_times_the_scale_and_travels_as_a_pytree(var
         agreement(Z, LAM, {"label": LAM})
 
 
+@pytest.mark.slow
 def test_the_gradient_at_no_length_is_finite():
     net = Towers(**FIELDS, features=5, inlets=(("text", Vector(6)),))
     zeros = jax.tree.map(jnp.zeros_like, net.init(jax.random.key(0), Z, LAM, {"text": LAM_TEXT}))

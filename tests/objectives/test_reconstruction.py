@@ -116,6 +116,7 @@ def gradient(network, variables, objective, examples):
     return slope["params"], measured
 
 
+@pytest.mark.slow
 def test_the_two_players_learn_each_from_its_own_loss(judged):
     """The discriminator from the hinge alone, whatever counts; the codec never from the hinge."""
     network, variables = judged

@@ -27,6 +27,7 @@ def test_a_notice_to_one_process_saves_in_all(tmp_path):
     assert metrics.read(workdir / "metrics.jsonl")[-1]["step"] == int(saved)
 
 
+@pytest.mark.slow
 def test_processes_with_different_recipes_refuse_to_start(tmp_path):
     group = train_together(
         write(tmp_path),
@@ -61,6 +62,7 @@ def test_a_coordinator_that_does_not_answer_is_named(tmp_path):
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_come_are_named(tmp_path):
     first, second = train_together(write(tmp_path), tmp_path / "run", 2, "--wait=6")
     second.kill()

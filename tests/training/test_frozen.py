@@ -50,6 +50,7 @@ def restored(config, workdir, step):
         return jax.device_get(state), checkpoints.restore_frozen()
 
 
+@pytest.mark.slow
 def test_no_bit_of_it_changes_in_twenty_steps_nor_when_the_run_goes_on(whole, tmp_path):
     config, workdir = whole
     first = hashes(program_of(config).frozen._asdict())

@@ -139,6 +139,7 @@ def test_a_few_steps_may_be_skipped_and_are_counted(tmp_path, monkeypatch, capsy
         train(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_data_that_fall_silent_stop_the_run(tmp_path, monkeypatch):
     config = tiny()
     config.train.data_timeout = 2.0

@@ -53,6 +53,7 @@ def test_the_negatives_are_those_of_all_devices(data):
     assert one.bin_count.tolist() == [0] * 9 + [16]
 
 
+@pytest.mark.slow
 def test_it_goes_on_bitwise(workdir, data, tmp_path):
     config = tiny_towers(noisy=True)
     config.train.steps = 3
