@@ -5,7 +5,7 @@
 
 runs/vq_f4 is a trained autoencoder of this codec's fields, VQ-f4: 256×256×3 to 64×64×3, 8,192
 codes. Network, codec, schedule, batch and learning rate are those of Rombach et al. 2022,
-"High-Resolution Image Synthesis with Latent Diffusion Models", Table 13 and its published
+"High-Resolution Image Synthesis with Latent Diffusion Models", Appendix E, and of its published
 configuration: the network attends to a learned vector of its class, which training hides one time
 in ten. They sampled with 250 steps of DDIM and s = 1.5, w = 0.5 here: FID 3.60.
 

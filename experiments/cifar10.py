@@ -103,19 +103,21 @@ def speed(workdir: Path) -> float:
     return float(np.median(measured)) if measured else float("nan")
 
 
-def utilisation(run: cfg_jax.Model, cond: Condition, images_per_second: float) -> dict[str, float]:
+def utilisation(
+    model: cfg_jax.Model, cond: Condition, images_per_second: float
+) -> dict[str, float]:
     """What training reaches of the devices' rate of matrix products, counting 3 forward passes.
 
     Args:
-      run: The model.
+      model: The model.
       cond: The condition of one image.
       images_per_second: Of training.
     """
-    z, logsnr = jnp.zeros((1, *run.shape)), jnp.zeros(1)
+    z, logsnr = jnp.zeros((1, *model.shape)), jnp.zeros(1)
     forward = jax.jit(lambda denoiser, *asked: denoiser(*asked))
-    per_image = 3.0 * flops.count(forward.trace(run.denoiser, z, logsnr, cond).jaxpr)
+    per_image = 3.0 * flops.count(forward.trace(model.denoiser, z, logsnr, cond).jaxpr)
     apart = 1 if jax.default_backend() == "cpu" else jax.device_count()
-    rate = apart * flops.matmul_rate(run.network.dtype)  # a processor's share its cores
+    rate = apart * flops.matmul_rate(model.network.dtype)  # a processor's share its cores
     return {
         "training FLOPs an image": per_image,
         "matrix products, FLOPs a second": rate,

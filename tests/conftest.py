@@ -114,11 +114,12 @@ def prepared_data(tmp_path_factory):
         yield place
 
 
-def shared(name, recipe):
+def shared(tmp_path_factory, name, recipe):
     """The work directory of a recipe trained to its end, by the first worker that asks for it."""
     from cfg_jax.training.loop import train
 
-    place = Path(os.environ["CFG_JAX_TEST_CACHE"]) / "trained" / name
+    base = tmp_path_factory.getbasetemp()  # a worker's lies within that of the whole run
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared" / name
     place.mkdir(parents=True, exist_ok=True)
     with open(place / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -129,32 +130,32 @@ def shared(name, recipe):
 
 
 @pytest.fixture(scope="session")
-def trained():
+def trained(tmp_path_factory):
     """A work directory of the tiny recipe, trained to its end. Tests may read it alone."""
     from recipes import tiny
 
-    return shared("tiny", tiny())
+    return shared(tmp_path_factory, "tiny", tiny())
 
 
 @pytest.fixture(scope="session")
-def noisy():
+def noisy(tmp_path_factory):
     """A work directory of the tiny noisy classifier, trained to its end."""
     from recipes import tiny_classifier
 
-    return shared("classifier", tiny_classifier())
+    return shared(tmp_path_factory, "classifier", tiny_classifier())
 
 
 @pytest.fixture(scope="session")
-def autoencoder():
+def autoencoder(tmp_path_factory):
     """A work directory of the tiny autoencoder, trained to its end."""
     from recipes import tiny_codec
 
-    return shared("codec", tiny_codec())
+    return shared(tmp_path_factory, "codec", tiny_codec())
 
 
 @pytest.fixture(scope="session")
-def upscaler():
+def upscaler(tmp_path_factory):
     """A work directory of the tiny network that enlarges digits, trained to its end."""
     from recipes import tiny_upscaler
 
-    return shared("upscaler", tiny_upscaler())
+    return shared(tmp_path_factory, "upscaler", tiny_upscaler())

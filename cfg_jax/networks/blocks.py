@@ -177,11 +177,8 @@ class Levels(Base):
     ) -> Float[Array, "batch *_ _"]:
         """A residual block; it keeps the channels if `features` does not tell."""
         features = features or h.shape[-1]
-        made = REMAT[self.remat](ResidualBlock)(
-            *(features, resample, self.dropout, shown.train, self.dtype),
-            modulation=self.modulation,
-            name=name,
-        )
+        fields = features, resample, self.dropout, shown.train, self.dtype
+        made = REMAT[self.remat](ResidualBlock)(*fields, modulation=self.modulation, name=name)
         return made(h, shown.embedding)
 
     @nn.nowrap

@@ -1,14 +1,19 @@
 """Commands as `python -m cfg_jax` would run them, and a network that takes vectors."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from recipes import tiny
 
-from cfg_jax import recipe
+import cfg_jax
+from cfg_jax import exchange, recipe
 from cfg_jax.cli import main
 from cfg_jax.conditions import Vector
 from cfg_jax.data import Arrays
 from cfg_jax.training.loop import train
+
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 @pytest.fixture
@@ -55,3 +60,12 @@ def told(tmp_path_factory):
     config.optimiser.learning_rate = 0.1
     train(config, folder / "run")
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def exported(trained, tmp_path_factory):
+    """A file of the trained network, whose classes have names."""
+    path, run = tmp_path_factory.mktemp("exported") / "run.safetensors", cfg_jax.load(trained)
+    named = dataclasses.replace(run, facts=run.facts._replace(class_names=NAMES))
+    exchange.export(named, path)
+    return path

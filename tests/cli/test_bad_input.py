@@ -20,17 +20,6 @@ from cfg_jax.cli import COMMANDS, main
 from cfg_jax.planning import topology
 from cfg_jax.planning.topology import Topology
 
-NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-
-
-@pytest.fixture(scope="module")
-def exported(trained, tmp_path_factory):
-    """A file of the trained network, whose classes have names."""
-    path, run = tmp_path_factory.mktemp("exported") / "run.safetensors", cfg_jax.load(trained)
-    named = dataclasses.replace(run, facts=run.facts._replace(class_names=NAMES))
-    exchange.export(named, path)
-    return path
-
 
 @pytest.fixture
 def place(tmp_path, monkeypatch, trained, upscaler, told, exported):

@@ -12,9 +12,7 @@ import pytest
 from launch import PYTHONPATH, xla_flags
 from recipes import write
 
-from cfg_jax import exchange
 from cfg_jax.cli import COMMANDS
-from cfg_jax.loading import load
 
 pytestmark = pytest.mark.slow
 
@@ -42,13 +40,6 @@ MOMENTS = (0.1, 1.0, 3.0)
 
 def test_every_command_is_here():
     assert set(COMMAND_LINES) == set(COMMANDS)
-
-
-@pytest.fixture(scope="module")
-def exported(trained, tmp_path_factory):
-    path = tmp_path_factory.mktemp("exported") / "run.safetensors"
-    exchange.export(load(trained), path)
-    return path
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from networks import random_variables
 
+from cfg_jax.blueprint import translated
 from cfg_jax.codecs import KL, VQ, decode_in_tiles
 from cfg_jax.codecs.tiles import _reach
 
@@ -21,16 +22,12 @@ def kl():
     return codec, random_variables(codec, jnp.zeros((1, 4, 4, 3)))
 
 
-def way(codec, variables, x, method):
-    return jax.jit(codec.apply, static_argnames="method")(variables, x, method=method)
-
-
 def alone(codec, variables, z, tile):
     """What tiles give that know nothing of each other, with as wide a margin."""
     rows = []
     for first in range(0, z.shape[2], tile):
         low, high = max(first - 8, 0), min(first + tile + 8, z.shape[2])
-        x = way(codec, variables, z[:, :, low:high], "decode")
+        x = translated(codec, variables, "decode", z[:, :, low:high])
         rows.append(x[:, :, 4 * (first - low) : 4 * (min(first + tile, high) - low)])
     return jnp.concatenate(rows, axis=2)
 
@@ -39,8 +36,8 @@ def test_black_beside_white_has_no_seam(kl):
     """Their statistics differ most: tiles that do not know of each other go far astray."""
     codec, variables = kl
     picture = jnp.concatenate([-jnp.ones((1, 20, 48, 3)), jnp.ones((1, 20, 48, 3))], axis=2)
-    z = way(codec, variables, picture, "encode")
-    want = way(codec, variables, z, "decode")
+    z = translated(codec, variables, "encode", picture)
+    want = translated(codec, variables, "decode", z)
     assert z.shape == (1, 5, 24, 3)
     got = decode_in_tiles(codec, variables, z, tile=5)
     scale = np.abs(want).max()
@@ -52,7 +49,7 @@ def test_black_beside_white_has_no_seam(kl):
 def test_any_tiles_give_the_whole(kl, tile, whole):
     codec, variables = kl
     z = jnp.asarray(RNG.normal(size=(2, 17, 6, 3)), jnp.float32)
-    want = way(codec, variables, z, "decode")
+    want = translated(codec, variables, "decode", z)
     got = decode_in_tiles(codec, variables, z, tile=tile, whole=whole)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * np.abs(want).max())
 
@@ -65,7 +62,7 @@ def test_sounds_and_videos_come_in_tiles_too(shape):
     sides = [4 * side for side in shape[:-1]] if len(shape) < 4 else [2, 8, 8]
     variables = random_variables(codec, jnp.zeros((1, *sides, 1)))
     z = jnp.asarray(RNG.normal(size=(1, *shape)), jnp.float32)
-    want = way(codec, variables, z, "decode")
+    want = translated(codec, variables, "decode", z)
     got = decode_in_tiles(codec, variables, z, tile=4)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * np.abs(want).max())
 

@@ -92,11 +92,12 @@ def test_sequences_follow_each_other_each_with_its_own_mask():
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-def test_positions_begin_as_sines_and_smaller_data_get_those_of_the_middle():
-    module = TINY.clone(grid=7)
+@pytest.mark.parametrize("period", [10_000.0, 5.0])
+def test_positions_begin_as_sines_and_smaller_data_get_those_of_the_middle(period):
+    module = TINY.clone(grid=7, period=period)
     start = jax.jit(module.init)(jax.random.key(0), Z, LAM, {"text": TEXT})
     positions = start["params"]["positions"]
-    np.testing.assert_allclose(positions, sincos_positions((7, 7), 16), atol=1e-6)
+    np.testing.assert_allclose(positions, sincos_positions((7, 7), 16, period), atol=1e-6)
     variables = random_variables(module, Z, LAM, {"text": TEXT})
     gradient = jax.jit(
         jax.grad(lambda v: jnp.square(module.apply(v, Z, LAM, {"text": TEXT})).sum())

@@ -74,4 +74,4 @@ def test_the_imagenet_recipe_has_the_papers_settings():
     network = recipe.make(config.network, "network", inlets=(("label", Classes(1001)),))
     z, label = jnp.zeros((1, 64, 64, 3)), jnp.zeros(1, jnp.int32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), z, jnp.zeros(1), {"label": label})
-    assert round(sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6) == 296
+    assert round(entries(shapes) / 1e6) == 296
