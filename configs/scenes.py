@@ -7,8 +7,8 @@ python -m cfg_jax sample --workdir runs/scenes --prompt "a red three left of a b
 
 The codec is that of configs/scenes_codec.py. A transformer over its sixteen places attends to the
 captions, whose tokenizer is learned from the data and whose encoder is trained along. About 610
-pictures a second, 70 minutes; it has been run with 4,400 steps alone, after which 68 % of captions
-come out right at w = 1, see docs/latents.md.
+pictures a second, 40 minutes, or 5 on one H200, after which 92 % of captions come out right at
+w = 3, of held-out ones 87 %, see docs/latents.md.
 """
 
 from cfg_jax import recipe
@@ -39,7 +39,14 @@ def get_config():
         Text,
         length=24,
         encoder=recipe.node(
-            CLIPText, width=96, layers=2, heads=4, activation="gelu", pool="argmax"
+            CLIPText,
+            width=96,
+            layers=2,
+            heads=4,
+            activation="gelu",
+            pool="argmax",
+            masked=True,
+            causal=False,
         ),
     )
     config.network = recipe.node(DiT, patch=1, width=128, depth=4, heads=4, period=4.0, pooled=True)
@@ -50,11 +57,11 @@ def get_config():
     config.optimiser.warmup = 100
     config.optimiser.decay = "cosine"
     config.averages.ema.decay = 0.998
-    config.train.steps = 40_000
+    config.train.steps = 22_500
     config.train.batch_size = 64
-    config.train.checkpoint_every = 2_000
+    config.train.checkpoint_every = 2_500
     config.train.log_every = 50
-    config.train.sample_every = 2_000
+    config.train.sample_every = 2_500
     config.sample.w = 3.0
     config.sample.steps = 20
     return config

@@ -6,12 +6,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from cfg_jax import parts
 from cfg_jax.diffusion import checks
+from cfg_jax.nn.fields import one_of
 from cfg_jax.parts import Attended, Conditioner, Facts
-from cfg_jax.text import CLIPText, Tokenizer, Tokens, tokenizer
+from cfg_jax.text import CLIPText, Tokenizer, Tokens, tokenizer, weights
+from cfg_jax.text.weights import CONVENTIONS, Weighted
 
 _ENCODER = CLIPText(width=128, layers=3, heads=4, activation="gelu", pool="argmax")
 
@@ -32,6 +35,8 @@ class Text(Conditioner):
       vocabulary: How many tokens there are, at most.
       length: Tokens of a caption, its beginning and its end among them; a longer one is cut, with a
         warning.
+      weights: How "(a word:1.3)" is read: "a1111", "a1111_no_norm" or "comfyui", see
+        `weights.parse`; "" takes brackets for text.
       encoder: (ids, mask) -> `Encoded`, such as `CLIPText`.
 
     Raises:
@@ -42,6 +47,7 @@ class Text(Conditioner):
     folder: str = ""
     vocabulary: int = 512
     length: int = 32
+    weights: str = ""
     encoder: Any = _ENCODER
     name: str = dataclasses.field(default="text", repr=False, metadata=parts.BOUND)
 
@@ -53,6 +59,7 @@ class Text(Conditioner):
         super().__post_init__()
         checks.whole("vocabulary", self.vocabulary, 259, 1_000_000)
         checks.whole("length", self.length, 3, 1_000_000)
+        one_of("weights", self.weights, ("", *CONVENTIONS))
         if not isinstance(self.folder, str):
             raise ValueError(f"folder must be a path, got {checks.told(self.folder)}")
         if not hasattr(self.encoder, "clone") or not hasattr(self.encoder, "width"):
@@ -98,34 +105,46 @@ class Text(Conditioner):
         return parts.Sequence(self.length, self.encoder.width, masked=True)
 
     @property
-    def null(self) -> Tokens:
+    def null(self) -> Tokens | Weighted:
         """One token behind all others."""
         first = np.arange(self.length) == 0
-        return Tokens(np.full(self.length, self.vocabulary, np.int32), first)
+        null = Tokens(np.full(self.length, self.vocabulary, np.int32), first)
+        return Weighted(null, np.ones(self.length, np.float32), null) if self.weights else null
 
     def read(self, params, batch, x):
         """The batch's tokens."""
         return batch[self.name]
 
     def given(self, value: Any, params: Any = None) -> Any:
-        """Sentences, or the `Tokens` of some, as tokens of (batch, length).
+        """Sentences as tokens of (batch, length), with their weights where those have a meaning.
+
+        What this returned before is taken as well.
 
         Raises:
           ValueError: One is no text.
         """
-        if isinstance(value, Tokens):
+        if isinstance(value, Weighted if self.weights else Tokens):
             return value
         texts = [value] if isinstance(value, str) else value
         if isinstance(texts, np.ndarray):
             texts = texts.tolist()
         if not isinstance(texts, list | tuple) or not all(isinstance(t, str) for t in texts):
             raise ValueError(f"{self.name} must be sentences, got {checks.told(value)}")
-        return _tokenizer(bytes(np.asarray(params["tokenizer"])))(texts)
+        made = _tokenizer(bytes(np.asarray(params["tokenizer"])))
+        return weights.rows(texts, made, self.weights) if self.weights else made(texts)
 
     def encoded(self, params: Mapping[str, Any], entry: Any) -> Attended:
-        """The encoder's states."""
-        found = self.encoder.apply(params["encoder"], *entry)
-        return Attended(found.sequence, entry.mask)
+        """The encoder's states, weighted."""
+
+        def states(tokens: Tokens) -> jax.Array:
+            return self.encoder.apply(params["encoder"], *tokens).sequence
+
+        if not self.weights:
+            return Attended(states(entry), entry.mask)
+        z, empty = states(entry.tokens), states(entry.empty)
+        return Attended(
+            weights.weigh(z, entry.weights, self.weights, empty=empty), entry.tokens.mask
+        )
 
     def parse(self, text: str) -> list[str]:
         """A sentence, or those of a file."""

@@ -43,13 +43,14 @@ POOLS = ("first_eos", "argmax")
 
 
 class CLIPBlock(nn.Module):
-    """Residual causal self-attention, then two dense layers, each after a norm.
+    """Residual self-attention, then two dense layers, each after a norm.
 
     Attributes:
       heads: Attention heads.
       hidden: Features between the dense layers.
       layers: Of the whole encoder: the more there are, the less each adds at the start.
       activation: Between the dense layers, one of `ACTIVATIONS`.
+      causal: Whether a position attends to itself and those before it alone.
       dtype: Of the activations; what is added up stays float32.
     """
 
@@ -57,6 +58,7 @@ class CLIPBlock(nn.Module):
     hidden: int
     layers: int
     activation: str = "quick_gelu"
+    causal: bool = True
     dtype: Dtype = "float32"
 
     @nn.compact
@@ -78,7 +80,7 @@ class CLIPBlock(nn.Module):
         q, k, v = (
             dense(name, width, inward)(h).reshape(*h.shape[:2], self.heads, -1) for name in "qkv"
         )
-        h = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=True)
+        h = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=self.causal)
         x = x + dense("out", width, outward)(h.reshape(x.shape))
         h = dense("up", self.hidden, (2 * width) ** -0.5)(_norm(self.dtype, "norm_2")(x))
         return x + dense("down", width, outward)(ACTIVATIONS[self.activation](h))
@@ -103,6 +105,9 @@ class CLIPText(nn.Module):
         "argmax", which is wrong once tokens are added behind the end's.
       eos: The id of a text's end, which "first_eos" looks for.
       masked: Whether padding is hidden from attention; Stable Diffusion's encoders attend to it.
+      causal: Whether a token's state tells of what stands before it alone, as in CLIP. Where it is
+        trained along, False lets it tell of what follows too: whether "a red three" is to be left
+        or right of something.
       layer: Which state a network attends to: -1 the last, -2 the one before it, and so on to the
         embeddings.
       final_norm: Whether that state goes through the final norm.
@@ -134,6 +139,7 @@ class CLIPText(nn.Module):
     pool: str = "first_eos"
     eos: int = dataclasses.field(default=49_407, metadata=BOUND)
     masked: bool = False
+    causal: bool = True
     layer: int = -1
     final_norm: bool = True
     dtype: Dtype = "float32"
@@ -152,7 +158,7 @@ class CLIPText(nn.Module):
         head_size(self.width, 1, self.heads)
         one_of("activation", self.activation, ACTIVATIONS)
         one_of("pool", self.pool, POOLS)
-        for name in ("masked", "final_norm", "remat"):
+        for name in ("masked", "causal", "final_norm", "remat"):
             flag(name, getattr(self, name))
         super().__post_init__()
 
@@ -167,6 +173,7 @@ class CLIPText(nn.Module):
             "hidden": self.hidden or 4 * self.width,
             "layers": self.layers,
             "activation": self.activation,
+            "causal": self.causal,
             "dtype": self.dtype,
         }
         self.blocks = [kind(**fields) for _ in range(self.layers)]

@@ -1,8 +1,10 @@
 """Weighted prompts, "(a word:1.3)", by the conventions of the programs they were written for."""
 
+import logging
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +19,25 @@ EMPHASIS = 1.1
 DEEPEST = 100
 """More brackets within brackets are a mistake."""
 
+_LOG = logging.getLogger(__name__)
+
 Part = tuple[str, float]
 """A piece of a prompt and its weight."""
+
+
+class Weighted(NamedTuple):
+    """Rows of tokens, and how much each counts.
+
+    Attributes:
+      tokens: The rows.
+      weights: float32 (rows, length); 1 for beginning, end and padding.
+      empty: As many rows of the empty text, from which "comfyui" measures.
+    """
+
+    tokens: Tokens
+    weights: Float[np.ndarray, "rows length"]
+    empty: Tokens
+
 
 SIGNS = re.compile(
     r"""
@@ -89,12 +108,32 @@ def weighted(
     return tokens, laid
 
 
+def rows(prompts: Sequence[str], tokenizer: Tokenizer, convention: str) -> Weighted:
+    """A row for each weighted prompt; one that is too long is cut, with a warning.
+
+    Raises:
+      ValueError: There is no such convention, or a prompt is no text.
+    """
+    found = [weighted(prompt, tokenizer, convention) for prompt in prompts]
+    long = sum(len(laid) > 1 for _, laid in found)
+    if long:
+        _LOG.warning(
+            "%d of %d texts are longer than %d tokens, and cut", long, len(found), tokenizer.room
+        )
+    ids, mask = (
+        np.stack([part[0] for part in parts])
+        for parts in zip(*(tokens for tokens, _ in found), strict=True)
+    )
+    laid = np.stack([laid[0] for _, laid in found])
+    return Weighted(Tokens(ids, mask), laid, tokenizer([""] * len(found)))
+
+
 def weigh(
     embeddings: Float[Array, "rows length width"],
     weights: Float[Array | np.ndarray, "rows length"],
     convention: str,
     *,
-    empty: Float[Array, "length width"] | None = None,
+    empty: Float[Array, "*rows length width"] | None = None,
 ) -> Float[Array, "rows length width"]:
     """The encoded prompt, weighted; one whose weights are all 1 stays as it is.
 
@@ -108,7 +147,7 @@ def weigh(
       embeddings: z, what the encoder gave for the rows.
       weights: w, from `weighted`; negative ones too.
       convention: One of `CONVENTIONS`.
-      empty: z of the empty text, which "comfyui" needs.
+      empty: z of the empty text, which "comfyui" needs: one row, or one for each.
 
     Raises:
       ValueError: There is no such convention, or it needs `empty`.

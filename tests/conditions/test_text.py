@@ -164,6 +164,61 @@ def test_another_prompt_negative_or_strength_compiles_nothing(model):
     assert not np.array_equal(first, other)
 
 
+def weighing(model, convention):
+    """The model, reading weights of words by a convention."""
+    ((name, made),) = model.conditioners
+    return dataclasses.replace(
+        model, conditioners=((name, dataclasses.replace(made, weights=convention)),)
+    )
+
+
+@pytest.mark.parametrize("convention", ["a1111", "a1111_no_norm", "comfyui"])
+def test_weights_of_words_multiply_what_the_network_attends_to(model, convention):
+    vectors, mask = (np.asarray(part[0]) for part in model.condition(text="a red three")["text"])
+    got = weighing(model, convention).condition(text="(a red three:1.5)")["text"]
+    w = np.ones((12, 1), np.float32)
+    w[1 : mask.sum() - 1] = 1.5  # its beginning and its end stay
+    empty = np.asarray(model.condition(text="")["text"].vectors[0])
+    wanted = {
+        "a1111": vectors * w * vectors.mean() / (vectors * w).mean(),
+        "a1111_no_norm": vectors * w,
+        "comfyui": empty + w * (vectors - empty),
+    }[convention]
+    np.testing.assert_allclose(got.vectors[0], wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(got.mask[0], mask)
+
+
+@pytest.mark.parametrize("convention", ["a1111", "a1111_no_norm", "comfyui"])
+def test_weights_of_one_and_the_null_are_as_without_a_convention(model, convention):
+    other = weighing(model, convention)
+    for a, b in [
+        (model.condition(text=CAPTIONS), other.condition(text=CAPTIONS)),
+        (model.null, other.null),
+    ]:
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_brackets_are_text_where_no_convention_is_named(model):
+    plain, bracketed = (model.condition(text=t)["text"] for t in ("a red", "(a red:1.5)"))
+    assert bracketed.mask.sum() > plain.mask.sum()
+
+
+def test_another_weight_compiles_nothing(model):
+    other = weighing(model, "comfyui")
+    key = jax.random.key(0)
+    other.sample(key, text=["a (red:1.5) three", "a blue two"], negative={"text": "red"}, w=1.0)
+    before = fronts._sharded._cache_size(), together._encoded._cache_size()
+    other.sample(key, text=["a red three", "(a blue:0.3) two"], negative={"text": "(red)"}, w=2.0)
+    assert (fronts._sharded._cache_size(), together._encoded._cache_size()) == before
+
+
+def test_a_weighted_prompt_that_is_too_long_is_cut_with_a_warning(model, caplog):
+    got = weighing(model, "a1111").condition(text=["(" + "a red " * 20 + ")", "a red"])["text"]
+    assert got.vectors.shape[:2] == (2, 12)
+    assert bool(got.mask[0].all())
+    assert "1 of 2 texts are longer than 10 tokens, and cut" in caplog.text
+
+
 def test_training_hides_whole_captions_as_often_as_it_is_told():
     made = (("text", text(p_uncond=0.25)),)
     held = made[0][1].learned(iter(CAPTIONS))

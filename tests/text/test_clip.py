@@ -52,10 +52,12 @@ CAUSAL = np.tril(np.ones((LENGTH, LENGTH), bool))[None, None]
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("masked", [False, True])
-def test_it_is_the_transformer_of_the_paper(activation, masked, variables):
-    network = TINY.clone(activation=activation, masked=masked)
+@pytest.mark.parametrize("causal", [False, True])
+def test_it_is_the_transformer_of_the_paper(activation, masked, causal, variables):
+    network = TINY.clone(activation=activation, masked=masked, causal=causal)
     got = network.apply(variables, IDS, MASK)
-    allowed = CAUSAL & np.asarray(MASK)[:, None, None] if masked else CAUSAL
+    allowed = CAUSAL if causal else np.ones_like(CAUSAL)
+    allowed = allowed & np.asarray(MASK)[:, None, None] if masked else allowed
     states, last = oracle(variables, activation, allowed)
     for ours, theirs in zip(got.states, states, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
@@ -244,6 +246,7 @@ WRONG = {
     "pool": ("mean", None),
     "eos": (-1, 20, None),
     "masked": (0, None, "yes"),
+    "causal": (1, None, "no"),
     "layer": (0, 1, -4, 2.0, None),
     "final_norm": (1, None),
     "dtype": ("int32", "float64", None),
