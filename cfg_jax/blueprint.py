@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax import conditions, recipe
 from cfg_jax.conditions import Conditioners
-from cfg_jax.diffusion import condition
+from cfg_jax.diffusion import checks, condition
 from cfg_jax.diffusion.schedules import Schedule
 from cfg_jax.parts import Facts, through, translate
 from cfg_jax.sampling.clips import Off
@@ -115,8 +115,12 @@ def described(codec: Any, params: Any, shape: tuple[int, ...]) -> Any:
 
 
 def translated(codec: Any, params: Any, way: str, x: Any) -> Any:
-    """What a codec's `encode` or `decode` makes of an array, compiled, where that array lies."""
-    x = jnp.asarray(x)
+    """What a codec's `encode` or `decode` makes of an array, compiled, where that array lies.
+
+    Raises:
+      ValueError: It is no array of numbers.
+    """
+    x = checks.batch("x" if way == "encode" else "z", x)
     place = getattr(x, "sharding", None)
     if params and isinstance(place, NamedSharding) and place.mesh.size > 1:
         params = jax.device_put(params, NamedSharding(place.mesh, PartitionSpec()))

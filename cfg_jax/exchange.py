@@ -73,9 +73,11 @@ def import_run(path: str | os.PathLike, workdir: Path) -> None:
     """Makes a run of a file that `export` wrote.
 
     Raises:
-      ValueError: The file cannot be read, holds something else, or the directory holds a run.
+      ValueError: The file cannot be read, holds something else or numbers that are not finite, or
+        the directory holds a run.
     """
     file = _read(path)
+    _check_finite(path, file.params)
     params = jax.tree.map(jnp.asarray, file.params)
     create_run(workdir, file.description, params, file.step, file.plan.frozen)
 
@@ -84,8 +86,8 @@ def import_guided_diffusion(path: str | os.PathLike, name: str, workdir: Path) -
     """Makes a run of a file of guided-diffusion's, a published network of a name.
 
     Raises:
-      ValueError: There is no such network, the file cannot be read or is not of it, or the
-        directory holds a run.
+      ValueError: There is no such network, the file cannot be read, is not of it or holds numbers
+        that are not finite, or the directory holds a run.
     """
     arch = guided_diffusion.architecture(name)
     tensors = torch_file.read(path)
@@ -93,6 +95,7 @@ def import_guided_diffusion(path: str | os.PathLike, name: str, workdir: Path) -
         params = guided_diffusion.parameters(tensors, arch)
     except ValueError as error:
         raise ValueError(f"{path} is not of {name}: {error}") from None
+    _check_finite(path, params)
     config, classes = _published(arch)
     names = tuple(map(str, range(classes)))
     arrays = {"label": jax.ShapeDtypeStruct((), np.int32)} if names else {}
@@ -201,3 +204,11 @@ def _check(path: Any, params: Any, like: Any) -> None:
     except ValueError as error:
         told = " ".join(str(error).split())
         raise ValueError(f"{path} does not hold what its recipe asks for: {told}") from error
+
+
+def _check_finite(path: Any, params: Any) -> None:
+    """Raises ValueError where parameters are NaN or infinite."""
+    wrong = [name for name, a in manifest.names(params).items() if not bool(jnp.isfinite(a).all())]
+    if wrong:
+        more = f" and {len(wrong) - 1} more arrays" if len(wrong) > 1 else ""
+        raise ValueError(f"{path} holds numbers that are not finite, in {wrong[0]}{more}")

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax import recipe
 from cfg_jax.blueprint import sampling
+from cfg_jax.diffusion import checks
 from cfg_jax.exchange import read_description, read_model
 from cfg_jax.model import Model
 from cfg_jax.recipe import Description
@@ -60,8 +61,10 @@ def load(path: str | Path, *, step: int | None = None, ema: Any = None, dtype: A
     if not isinstance(path, (str, Path)):
         raise TypeError(f"path must be a work directory or a file, got {path!r}")
     wanted = None if dtype is None else _floating(dtype)
+    if step is not None:
+        step = checks.whole("step", step, 0)
     place = Path(os.path.expanduser(path))
-    if place.is_file():
+    if os.path.isfile(place):
         if step is not None or ema is not None:
             raise ValueError(f"step and ema belong to a work directory, and {place} is a file")
         model = read_model(place)

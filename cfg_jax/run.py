@@ -23,7 +23,7 @@ from cfg_jax.blueprint import (
 from cfg_jax.conditions import Conditioners
 from cfg_jax.model import Model
 from cfg_jax.optim import Power, averages
-from cfg_jax.recipe.description import describe
+from cfg_jax.recipe.description import describe, hashable
 from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.runtime.notes import note
 
@@ -61,7 +61,7 @@ class Run(Model):
         changed = {
             "sampling": chosen,
             "weak": weaker(chosen.guidance, self),
-            "config": FrozenConfigDict(config),
+            "config": hashable(config),
             "conditioners": shown_as(self, config),
         }
         return dataclasses.replace(self, **changed)
@@ -80,7 +80,7 @@ def load_run(workdir: str | Path, *, step: int | None = None, ema: Any = None) -
         plan = blueprint(config, facts, frozen)
         step, params = _average(checkpoints, config, plan, step, ema)
     fields = plan.model(params)
-    run = Run(**fields, workdir=workdir, step=step, config=FrozenConfigDict(config))
+    run = Run(**fields, workdir=workdir, step=step, config=hashable(config))
     return dataclasses.replace(run, weak=weaker(run.sampling.guidance, run))
 
 
@@ -148,7 +148,7 @@ def _average(
     widths = {i: profile.width for i, profile in enumerate(made) if isinstance(profile, Power)}
     if not widths or not isinstance(ema, (int, float)) or not 0.0 < ema < 0.28:
         raise ValueError(
-            f"there is no average {ema}; there are {', '.join(map(str, numbers))}"
+            f"there is no average {ema}; there are {', '.join(map(str, [*names, *numbers]))}"
             + (", and any width in (0, 0.28)" if widths else "")
         )
     return _combined(checkpoints, like, step, ema, widths)

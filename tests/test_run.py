@@ -71,13 +71,19 @@ def test_parameters_are_converted_where_that_is_asked_for(trained, run):
         np.testing.assert_allclose(np.asarray(a, np.float32), b, rtol=1e-2)
 
 
-def test_runs_that_are_not_there_are_refused(tmp_path, trained):
+def test_runs_that_are_not_there_are_refused(tmp_path, trained, monkeypatch):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
     with pytest.raises(ValueError, match="there is no work directory"):
         cfg_jax.load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="holds no run"):
         cfg_jax.load(tmp_path)
     with pytest.raises(ValueError, match="no checkpoint of step 5; it has 3, 6"):
         cfg_jax.load(trained, step=5)
+    for step in ("6", 6.0, True, -1):
+        with pytest.raises(ValueError, match="step must be a whole number of at least 0, got"):
+            cfg_jax.load(trained, step=step)
+    with pytest.raises(ValueError, match="there is no work directory xxx"):
+        cfg_jax.load("x" * 5000)
     (tmp_path / "config.json").write_text((trained / "config.json").read_text())
     with pytest.raises(ValueError, match="has no checkpoint yet"):
         cfg_jax.load(tmp_path)

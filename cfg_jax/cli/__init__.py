@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cfg_jax import interrupts
+
 COMMANDS = {
     "train": "train a guided diffusion model, or go on training it",
     "sample": "sample images from a trained model",
@@ -34,7 +36,7 @@ USAGE = "usage: python -m cfg_jax COMMAND [--help] [flags]\n\n" + "\n".join(
 ON_DEVICES = ("train", "sample", "evaluate", "score", "encode")
 """Commands that compute over all devices."""
 
-MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
+MISTAKE, FAILURE, INTERRUPTED = 2, 1, interrupts.CODE
 """Exit codes: a user's mistake, a run that went wrong, and one that was asked to stop."""
 
 
@@ -60,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     if name not in COMMANDS:
         _say(f"there is no command {name!r}; there are {', '.join(COMMANDS)}")
         sys.exit(MISTAKE)
-    with _answered(name), _interrupted_at_once(name):
+    with _answered(name), _interrupted_at_once():
         from cfg_jax.runtime import processes
 
         module = f"{name}_" if keyword.iskeyword(name) else name
@@ -78,6 +80,9 @@ def entry() -> None:
     of Python under them is a segmentation fault. So it does where the run went wrong: a tidy end
     waits for workers that may not answer.
     """
+    from cfg_jax.runtime import streams
+
+    streams.set_up()
     _insist()
     try:
         main()
@@ -117,24 +122,14 @@ def _insist() -> None:
 
 
 @contextlib.contextmanager
-def _interrupted_at_once(name: str) -> Iterator[None]:
-    """Has Ctrl-C end the process while modules are imported, before anything is begun.
-
-    Raised there, an interrupt may be lost, or become another error, in a module written in C.
-    """
-
-    def leave(*_: Any) -> None:
-        os.write(2, f"cfg_jax {name}: interrupted\n".encode())
-        os._exit(INTERRUPTED)
-
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, leave)
+def _interrupted_at_once() -> Iterator[None]:
+    """Has Ctrl-C end the process while modules are imported, before anything is begun."""
+    changed = interrupts.at_once()
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if changed:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager
@@ -162,6 +157,9 @@ def _answer(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, OSError) and (error.filename or error.errno in FULL):
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         return f"{where}{error.strerror}", MISTAKE
+    if isinstance(error, RuntimeError | AssertionError) and _is_of_devices(error):
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        return f"JAX_PLATFORMS={asked}: JAX starts on none of these here", MISTAKE
     if isinstance(error, MemoryError | RuntimeError):
         wanted = _memory(error)
         if wanted is not None:
@@ -175,11 +173,12 @@ def say(text: str) -> None:
     Raises:
       OSError: It cannot be written, as into a file on a full disk.
     """
+    from cfg_jax.runtime import streams
+
     try:
         print(text, flush=True)
     except OSError as error:
-        # Python flushes once more when it exits, and would complain there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.silence(sys.stdout)
         if isinstance(error, BrokenPipeError):
             sys.exit(0)
         error.filename = "standard output"
@@ -217,6 +216,12 @@ def _is_an_interrupt(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
+
+
+def _is_of_devices(error: BaseException) -> bool:
+    """Whether JAX raised the error as it looked for devices."""
+    *_, last = traceback.walk_tb(error.__traceback__)
+    return Path(last[0].f_code.co_filename).name == "xla_bridge.py"
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from cfg_jax import recipe
 from cfg_jax.cli import recipes, say
 from cfg_jax.runtime import processes
+from cfg_jax.runtime.files import make_folder
 
 _FIELDS = "config fields"
 _HELP = {"--help", "-h", "-help"}
@@ -198,7 +199,7 @@ def folder_of(path: Path) -> None:
     """
     folder = Path(os.path.realpath(path)).parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         if not os.access(folder, os.W_OK):

@@ -232,6 +232,10 @@ def data_of(config: Any, path: str | None) -> Any:
     Raises:
       ValueError: The recipe's data lie at no path.
     """
+    if path and "path" not in config.data:
+        raise ValueError(
+            f"--data-path is where data have moved, and {config.data.kind} has no path"
+        )
     if path:
         recipe.override(config, "data.path", path)
     elif config.data.get("path", None) == ELSEWHERE:

@@ -7,7 +7,7 @@ import sys
 from absl import flags
 
 from cfg_jax import recipe
-from cfg_jax.cli import INTERRUPTED, FailedError, flagging, say
+from cfg_jax.cli import FailedError, flagging, say
 from cfg_jax.data.pipeline import LostWorkerError
 from cfg_jax.runtime import processes
 from cfg_jax.runtime.checkpoints import CheckpointError
@@ -51,7 +51,7 @@ def run(argv: list[str]) -> None:
     except StoppedError as stopped:
         told = f"{stopped}; go on with: python -m cfg_jax train {shlex.join(argv)}"
         if stopped.signal != signal.SIGTERM:
-            raise FailedError(told, INTERRUPTED) from None
+            raise FailedError(told, 128 + stopped.signal) from None
         if processes.is_first():
             say(told)
         sys.exit(0)

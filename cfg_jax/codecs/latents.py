@@ -60,14 +60,20 @@ def of_run(path: str, like: Any) -> Any:
     if not (workdir / "checkpoints").is_dir():
         raise ValueError(f"config.codec.run: {path} is no work directory of a trained codec")
     tree = {"0": {name: {"codec": shapes} for name, shapes in like.items()}}
+    refused: list[str] = []
     with Checkpoints(workdir) as checkpoints:
         try:
-            found = checkpoints.restore_newest_ema(tree, report=note, within="0/params/codec/")
+            found = checkpoints.restore_newest_ema(
+                tree, report=refused.append, within="0/params/codec/"
+            )
         except ValueError as error:
+            why = refused[0].partition(";")[0] if refused else error
             raise ValueError(
                 f"config.codec.run: {path} did not train a codec as config.codec describes it: "
-                f"{error}"
+                f"{why}"
             ) from error
+    for line in refused:
+        note(line)
     if found is None:
         raise ValueError(f"config.codec.run: {path} has no checkpoint yet")
     return {name: held["codec"] for name, held in found[1]["0"].items()}

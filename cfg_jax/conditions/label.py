@@ -117,9 +117,10 @@ class Label(Conditioner):
             elif match and int(match[1]) <= int(match[2] or match[1]) <= self._count:
                 found.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
             else:
+                none = f" ({self._count} for none)" if self.has_null else ""
                 raise ValueError(
-                    f"--{self.name}s takes labels up to {self._count - 1}, ranges such as 0-9, or "
-                    f"class names; got {part!r}"
+                    f"--{self.name}s takes labels up to {self._count - 1}{none}, ranges such as "
+                    f"0-9, or class names; got {part!r}"
                 )
         self.given(found)
         return found

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from cfg_jax import parts
 from cfg_jax.diffusion import checks
 from cfg_jax.nn.fields import one_of
 from cfg_jax.parts import Attended, Conditioner, Facts
+from cfg_jax.runtime.files import read_text
 from cfg_jax.text import CLIPText, Tokenizer, Tokens, tokenizer, weights
 from cfg_jax.text.weights import CONVENTIONS, Weighted
 
@@ -147,10 +147,14 @@ class Text(Conditioner):
         )
 
     def parse(self, text: str) -> list[str]:
-        """A sentence, or those of a file."""
+        """A sentence, or those of a file.
+
+        Raises:
+          ValueError: The file cannot be read, or is empty.
+        """
         if not text.startswith("@"):
             return [text]
-        lines = Path(text[1:]).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = read_text(text[1:]).splitlines()
         if not lines:
             raise ValueError(f"{text[1:]} holds no sentence")
         return lines

@@ -40,7 +40,9 @@ class Arrays(Kind):
 
     def __post_init__(self):
         super().__post_init__()
-        fields.needed("path", self.path, "an .npz file with x and, perhaps, label and vector")
+        fields.needed(
+            "path", self.path, "an .npz file with x or image and, perhaps, label and vector"
+        )
         fields.path("test_path", self.test_path)
         fields.share("held_out", self.held_out)
         fields.flag("flip", self.flip)
@@ -124,9 +126,13 @@ class _File:
 
 
 def _stored(file: Path) -> list[str]:
-    """The names of a file's arrays; none of one that cannot be read, which `read_arrays` says."""
+    """The names of a file's arrays; none of one that is damaged, which `read_arrays` says.
+
+    Raises:
+      ValueError: It is no file.
+    """
+    check_regular(file)
     try:
-        check_regular(file)
         with zipfile.ZipFile(file) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
     except DAMAGED_NPZ:

@@ -206,8 +206,8 @@ def captions(there: Tree) -> Captions:
     """The captions of a tree's pictures: those of tables, else of text files beside them.
 
     Raises:
-      ValueError: A table or text file is damaged, or names a picture that is not there; the line is
-        named.
+      ValueError: A table or text file is damaged, a table is a folder, or names a picture that is
+        not there; the line is named.
     """
     pictures = set(there.files)
     folders = sorted({os.path.dirname(file) for file in pictures} | {""})
@@ -215,6 +215,9 @@ def captions(there: Tree) -> Captions:
     tables = [
         (folder, f"{folder}/{name}" if folder else name) for folder in folders for name in TABLES
     ]
+    for _, table in tables:
+        if (there.path / there.prefix / table).is_dir():
+            raise ValueError(f"{shown(there.path)}: {table} is a folder, not a file")
     held = [(folder, table) for folder, table in tables if table in there.others]
     for folder, table in held:
         for number, name, texts in _rows(there, table):
@@ -235,17 +238,16 @@ def captions(there: Tree) -> Captions:
     return {file: tuple(texts) for file, texts in found.items()}
 
 
-def _rows(there: Tree, table: str) -> Iterator[tuple[int, str, list[str]]]:
+def _rows(there: Tree, table: str) -> Iterator[tuple[int, str, tuple[str, ...]]]:
     """The lines of a table: their number, the picture's name, its captions."""
     text = _text(there, table)
     read = _json_lines if table.endswith(".jsonl") else _csv_lines
     for number, row in read(text):
         try:
             entry = row() if callable(row) else row
-            name, said = entry["file_name"], entry["text"]
-            texts = said if isinstance(said, list) else [said]
-            if not isinstance(name, str) or not texts or not all(isinstance(t, str) for t in texts):
-                raise TypeError("file_name and text must be text")
+            name, texts = entry["file_name"], fields.captions("text", entry["text"])
+            if not isinstance(name, str):
+                raise TypeError("file_name must be text")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f'{shown(there.path)}: line {number} of {table} is no {{"file_name": …, "text": '

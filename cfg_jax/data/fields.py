@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from cfg_jax.diffusion import checks
+
 SIDE = 16_384
 """The most that a side of an image may have."""
 
@@ -53,6 +55,22 @@ def needed(name: str, value: Any, what: str) -> None:
     path(name, value)
     if not os.fspath(value):
         raise ValueError(f"{name} should name {what}, got {value!r}")
+
+
+def captions(name: str, value: Any) -> tuple[str, ...]:
+    """The captions that a field of JSON holds: a text, or a list of them.
+
+    Raises:
+      TypeError: It holds something else.
+      ValueError: One is no text in UTF-8.
+    """
+    found = tuple(value) if isinstance(value, list) else (value,)
+    if not found or not all(isinstance(one, str) for one in found):
+        raise TypeError(f"{name} must be text")
+    for one in found:
+        if any("\ud800" <= sign <= "\udfff" for sign in one):
+            raise ValueError(f"{name} holds half of a surrogate pair: {checks.told(one)}")
+    return found
 
 
 def one_of(name: str, value: Any, allowed: Sequence[int], said: str) -> None:

@@ -287,8 +287,4 @@ def _texts(content: bytes, field: str | None) -> tuple[str, ...]:
     text = content.decode("utf-8-sig")
     if field is None:
         return (text.strip(),)
-    said = json.loads(text)[field]
-    texts = tuple(said) if isinstance(said, list) else (said,)
-    if not texts or not all(isinstance(one, str) for one in texts):
-        raise TypeError(f"{field} must be text")
-    return texts
+    return fields.captions(field, json.loads(text)[field])

@@ -134,11 +134,18 @@ def _archive(
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """A zip's members by their names below it, with "/" between folders whoever packed it."""
+    """A zip's members by their names below it, with "/" between folders whoever packed it.
+
+    Raises:
+      ValueError: One is named as if it lay outside.
+    """
     found = {}
     for member in archive.infolist():
         name = member.filename.replace("\\", "/")
         parts = [part for part in name.split("/") if part not in ("", ".")]
+        if ".." in parts:
+            zipped = shown(archive.filename or "the zip")
+            raise ValueError(f"{zipped}: {shown(name)} would lie outside it")
         if parts:
             found["/".join(parts) + "/" * name.endswith("/")] = member
     return found

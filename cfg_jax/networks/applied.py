@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.errors import ScopeParamShapeError
 from jaxtyping import Array, ArrayLike, Float
 
 from cfg_jax.diffusion import checks
@@ -28,7 +29,8 @@ class Applied:
         """Returns what the network says: an array of z's shape, or a `parts.Prediction`.
 
         Raises:
-          ValueError: The condition is no dictionary, or an entry is missing.
+          ValueError: The condition is no dictionary, or an entry is missing; logsnr is not one an
+            example; or the parameters are not for z of such a shape.
         """
         takes = self.network.takes
         if takes and not (isinstance(cond, Mapping) and set(takes) <= set(cond)):
@@ -37,5 +39,15 @@ class Applied:
                 f"cond must be a dictionary of entries by name, {', '.join(takes)}; got {got}"
             )
         shown = {name: cond[name] for name in takes}
-        levels = jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1])
-        return self.network.apply(self.params, z, levels, shown)
+        levels = jnp.asarray(logsnr)
+        if levels.size not in (1, z.shape[0]) or levels.ndim > 1:
+            raise ValueError(
+                f"logsnr must be a scalar or of shape ({z.shape[0]},), one an example, "
+                f"got shape {levels.shape}"
+            )
+        try:
+            return self.network.apply(self.params, z, jnp.broadcast_to(levels, z.shape[:1]), shown)
+        except ScopeParamShapeError as error:
+            raise ValueError(
+                f"the network's parameters are not for z of shape {z.shape}: {error}"
+            ) from error

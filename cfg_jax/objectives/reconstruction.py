@@ -115,7 +115,13 @@ class Reconstruction:
         return Examples(x, keys, jnp.broadcast_to(setting.step >= self.judged_from, (count,)))
 
     def losses(self, ask: Any, drawn: Examples) -> Losses:
-        """Each example's loss, and its parts."""
+        """Each example's loss, and its parts.
+
+        Raises:
+          ValueError: The network is no codec.
+        """
+        if not hasattr(type(ask.network), "coded"):
+            raise ValueError("Reconstruction needs a network that holds a codec, such as Coding")
         x, variables = drawn.x, ask.variables
         s = variables["params"]["logvar"] if self.learned_logvar else jnp.zeros(())
         path = ask.network.last_kernel

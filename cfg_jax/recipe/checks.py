@@ -22,6 +22,8 @@ def check(config: ConfigDict) -> None:
       ValueError: A field is unknown, missing, out of range or of another type, or a kind does not
         exist or fit its slot: one line that begins with the field's path.
     """
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"config must be a recipe, such as recipe.default(), got {told(config)}")
     parts = top(config)
     check_names(config, parts)
     blocks = {name: block(config, name) for name in BLOCKS}

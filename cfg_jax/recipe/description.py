@@ -2,21 +2,24 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
+from flax.core import FrozenDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from cfg_jax.parts import Facts
 from cfg_jax.recipe.checks import check_names
 from cfg_jax.recipe.defaults import NAMES, whole
+from cfg_jax.recipe.nodes import group
 from cfg_jax.recipe.origins import check_origins
 from cfg_jax.recipe.signature import told
 from cfg_jax.recipe.slots import CHILDREN, SLOTS
-from cfg_jax.runtime.files import atomic, once
+from cfg_jax.runtime.files import atomic, make_folder, once
 from cfg_jax.runtime.notes import note
 
 FREE = {
@@ -105,6 +108,25 @@ def copied(config: ConfigDict) -> ConfigDict:
     return unflatten(flatten(config))
 
 
+def hashable(config: ConfigDict) -> FrozenConfigDict:
+    """A recipe that can be hashed and not changed, dictionaries within its tuples neither."""
+
+    def held(value: Any) -> Any:
+        if isinstance(value, ConfigDict):
+            return group({name: held(inner) for name, inner in value.items()})
+        return _in_tuples(value)
+
+    return FrozenConfigDict(held(config))
+
+
+def _in_tuples(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_in_tuples, value))
+    if isinstance(value, dict):
+        return FrozenDict({name: _in_tuples(entry) for name, entry in value.items()})
+    return value
+
+
 _ENTRY = "[]"
 """What stands behind the path of an entry of a tuple: dictionaries elsewhere are levels."""
 
@@ -114,7 +136,7 @@ def _tuples(path: str, value: Any) -> Any:
         raise ValueError(f"{path.partition(_ENTRY)[0]} has more than {DEEPEST} levels")
     if isinstance(value, (list, tuple)):
         return tuple(_tuples(f"{path}{_ENTRY}", entry) for entry in value)
-    if isinstance(value, dict) and (path.endswith(_ENTRY) or not value):
+    if isinstance(value, Mapping) and (path.endswith(_ENTRY) or not value):
         return {name: _tuples(f"{path}{_ENTRY}", entry) for name, entry in value.items()}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -255,7 +277,7 @@ def describe(workdir: Path) -> Description:
       ValueError: The directory is missing or holds no run, or its kinds stand in the directory
         itself, from which nothing is ever imported.
     """
-    if not workdir.is_dir():
+    if not os.path.isdir(workdir):
         raise ValueError(f"there is no work directory {workdir}; `train` makes one")
     path = workdir / "config.json"
     if not path.is_file():
@@ -284,7 +306,7 @@ def claim(workdir: Path, description: Description) -> None:
     if path.exists():
         compare(workdir, description)
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        make_folder(workdir)
         with atomic(path) as file:
             file.write(to_json(description).encode() + b"\n")
     except OSError as error:

@@ -54,6 +54,8 @@ def node(kind: Any, /, **fields: Any) -> ConfigDict:
     """
     if isinstance(kind, str):
         kind = _found(kind)
+    if not callable(kind):
+        raise ValueError(f"kind must be a class, a function or the name of one, got {told(kind)}")
     known = slots.fields(kind)
     for name in fields:
         _check_name(name, kind, known, "")

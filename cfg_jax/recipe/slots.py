@@ -9,6 +9,7 @@ is called: a class by its base or methods, a function by the type that it says i
 import dataclasses
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -51,6 +52,7 @@ class Slot:
       base: "module:Name" of the class that its objects are of; "" where methods tell.
       methods: Methods that its objects have.
       attributes: What they have beside these.
+      takes: What they are called with by name.
       foreign: Tells classes of another kind that fit behind an adapter, "module:NAME" of which is
         `adapter`: `(kind, **fields) -> object`.
       adapter: See `foreign`.
@@ -63,6 +65,7 @@ class Slot:
     base: str = ""
     methods: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
     foreign: Callable[[Any], bool] = lambda kind: False
     adapter: str = ""
     may_change: frozenset[str] = frozenset()
@@ -116,6 +119,10 @@ class Slot:
             except (ValueError, TypeError) as error:  # it cannot be hashed
                 raise ValueError(f"{path}: {name}: {error}") from None
         if self.is_function(kind):
+            try:
+                inspect.signature(kind).bind_partial(**dict.fromkeys(self.takes))
+            except TypeError as error:
+                raise ValueError(f"{path}: {name} is not {self.what}: it {error}") from None
             return kind
         made = makes(kind) if callable(kind) else type(kind)
         if self.base and kind is loaded(self.base):
@@ -223,7 +230,13 @@ SLOTS: dict[str, Slot] = {
             base="optax:GradientTransformation",
         ),
         Slot("average", "an average", "cfg_jax.optim:AVERAGES", methods=("share",)),
-        Slot("guidance", "a guidance method", "cfg_jax.guidance.methods:METHODS", methods=_CALLED),
+        Slot(
+            "guidance",
+            "a guidance method",
+            "cfg_jax.guidance.methods:METHODS",
+            methods=_CALLED,
+            takes=("w", "null", "condition", "weak"),
+        ),
         Slot(
             "solver",
             "a solver",

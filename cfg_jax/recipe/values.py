@@ -138,7 +138,9 @@ def check(path: str, value: Any, hint: Any) -> Any:
       ValueError: It is not of the type.
     """
     if not fits(value, hint):
-        raise ValueError(f"{path} must be {words(hint)}, got {told(value)}")
+        is_large = isinstance(value, int) and abs(value) >= _LARGEST and fits(0, hint)
+        held = " that 64 bits can hold" if is_large else ""
+        raise ValueError(f"{path} must be {words(hint)}{held}, got {told(value)}")
     return converted(value, hint)
 
 

@@ -16,13 +16,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from cfg_jax.runtime import processes
+from cfg_jax.runtime import locks, processes
 from cfg_jax.runtime.files import atomic
 from cfg_jax.runtime.notes import Bar, note
 
 _SETTINGS = "settings.json"
 
-_OWN = re.compile(r"settings\.json|\d+\.npy|\.(settings\.json|\d+\.npy)\.\d+\.part")
+_PART = re.compile(r"\d+\.npy")
+"""Names of parts."""
+
+_OWN = re.compile(
+    rf"{re.escape(locks.NAME)}|settings\.json|\d+\.npy|\.(settings\.json|\d+\.npy)\.\d+\.part"
+)
 """Names of the files that a job makes, those that it was killed over among them."""
 
 Draw = Callable[[int, np.ndarray], np.ndarray]
@@ -54,14 +59,26 @@ def collect(
       uint8 images of (count, height, width, channels); None in all processes but the first.
 
     Raises:
-      ValueError: `parts` holds parts of other settings, or what is no part; or the processes were
-        given different settings.
+      ValueError: `parts` holds parts of other settings, or what is no part; another process makes
+        them; or the processes were given different settings.
     """
     batch = min(batch, count)
     settings = {**settings, "count": count, "batch": batch}
     processes.agree("settings", {**settings, "parts": str(parts.absolute())})
     seal = json.dumps(settings, sort_keys=True).encode()
-    processes.by_first(lambda: _claim(parts, settings))
+    processes.by_first(lambda: _check_ours(parts))
+    with locks.alone(parts):
+        processes.by_first(lambda: _claim(parts, settings))
+        try:
+            return _collected(draw, count, batch, parts, seal)
+        except Exception:
+            if not _parts_in(parts):
+                discard(parts)
+            raise
+
+
+def _collected(draw: Draw, count: int, batch: int, parts: Path, seal: bytes) -> np.ndarray | None:
+    """The images, from the parts that are there and from those that are drawn now."""
     mine, others = jax.process_index(), jax.process_count()
     paths = []
     with Bar(total=count, desc="sample", unit="image") as bar:
@@ -100,10 +117,13 @@ def discard(parts: Path) -> None:
         parts.rmdir()
 
 
-def _claim(parts: Path, settings: dict[str, Any]) -> None:
-    """Makes the folder this job's own; one whose settings are damaged has parts to be checked."""
-    path = parts / _SETTINGS
-    settings = json.loads(json.dumps(settings))
+def _parts_in(parts: Path) -> list[str]:
+    """The names of the parts in a folder."""
+    return [path.name for path in parts.iterdir() if _PART.fullmatch(path.name)]
+
+
+def _check_ours(parts: Path) -> None:
+    """Raises ValueError where the folder holds what no job made."""
     present = sorted(file.name for file in parts.iterdir()) if parts.exists() else []
     others = [name for name in present if not _OWN.fullmatch(name)]
     if _SETTINGS not in present:  # a job writes them first
@@ -113,6 +133,12 @@ def _claim(parts: Path, settings: dict[str, Any]) -> None:
             f"{parts} is where parts are kept, and holds {others[0]}, which is none: move that "
             "folder away, or write to another file"
         )
+
+
+def _claim(parts: Path, settings: dict[str, Any]) -> None:
+    """Makes the folder this job's own; one whose settings are damaged has parts to be checked."""
+    path = parts / _SETTINGS
+    settings = json.loads(json.dumps(settings))
     try:
         held = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -127,12 +153,11 @@ def _claim(parts: Path, settings: dict[str, Any]) -> None:
         for name in sorted(held.keys() | settings.keys())
         if held.get(name) != settings.get(name)
     ]
-    if different:
+    if different and _parts_in(parts):
         raise ValueError(
             f"{parts} holds part of another job ({'; '.join(different)}): repeat that "
             "command to finish it, or remove the folder"
         )
-    parts.mkdir(parents=True, exist_ok=True)
     with atomic(path) as file:
         file.write(json.dumps(settings).encode())
 

@@ -104,7 +104,7 @@ def alone() -> bool:
 
 def end(code: int) -> None:
     """Ends this process at once, and what it started; one of several ends as `listen` has it."""
-    if jax.process_count() == 1:
+    if alone():
         _exit(code)
 
 

@@ -58,10 +58,45 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those that it lies in, where they are not there yet.
+
+    Raises:
+      OSError: It cannot be made; `strerror` names a file that stands where a folder should.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        files = (at for at in (path, *path.parents) if os.path.exists(at))
+        if not os.path.isdir(file := next(files, path)):
+            error.strerror = f"{file} is a file, not a folder"
+        raise
+
+
 def check_regular(path: str | Path) -> None:
     """Raises ValueError where a path is no regular file: a pipe keeps its reader waiting."""
-    if not Path(path).is_file():
-        raise ValueError(f"{path} is no file")
+    if os.path.isdir(path):
+        raise ValueError(f"{path} is a folder, not a file")
+    if not os.path.isfile(path):
+        there = os.path.exists(path)
+        raise ValueError(f"{path} {'is no regular file' if there else 'does not exist'}")
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file.
+
+    Args:
+      path: The file; "~" is the home directory.
+
+    Raises:
+      ValueError: It is no regular file, cannot be read, or is no text in UTF-8.
+    """
+    file = os.path.expanduser(path)
+    check_regular(file)
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as text in UTF-8: {error}") from None
 
 
 def read_arrays(
@@ -77,9 +112,9 @@ def read_arrays(
     Raises:
       ValueError: The file cannot be read, or lacks one that is needed.
     """
+    file = Path(os.path.expanduser(path))
+    check_regular(file)
     try:
-        file = Path(os.path.expanduser(path))
-        check_regular(file)
         with np.load(file, allow_pickle=False) as held:
             arrays = {name: held[name] for name in held.files if name in set(names)}
         if any(isinstance(array, bytes) for array in arrays.values()):

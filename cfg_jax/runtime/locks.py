@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cfg_jax.runtime import processes
+from cfg_jax.runtime.files import make_folder
 from cfg_jax.runtime.notes import note
 
 NAME = ".lock"
@@ -43,7 +44,7 @@ def alone(directory: Path) -> Iterator[None]:
 
 def _take(directory: Path, stack: contextlib.ExitStack) -> None:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folder(directory)
         file = stack.enter_context((directory / NAME).open("a+b", buffering=0))
     except OSError as error:
         raise ValueError(f"{directory} cannot be written: {error.strerror}") from None

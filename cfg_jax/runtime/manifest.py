@@ -267,12 +267,24 @@ def check_types(wanted: Mapping[str, Any], held: Arrays, *, whole: bool, within:
     found = {name: kind for name, kind in found.items() if name.startswith(within)}
     lacking = (f"{name}, {types[name]}, is not there" for name in types if name not in found)
     spare = (f"{name}, {found[name]}, is not wanted" for name in found if name not in types)
-    other = (
-        f"{name} is {found[name]} where {types[name]} is wanted"
-        for name in types
-        if found.get(name, types[name]) != types[name]
-    )
-    _refuse([*lacking, *spare, *other])
+    pairs = {name: (found[name], types[name]) for name in types if name in found}
+    other = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    told = [f"{name} is {has} where {wants} is wanted" for name, (has, wants) in other.items()]
+    _refuse([*lacking, *spare, *(_of_precision(set(other.values())) or told)])
+
+
+def _of_precision(pairs: set[tuple[str, str]]) -> list[str]:
+    """A line in place of one for each array, where all differ as JAX_ENABLE_X64 has them differ."""
+    shapes = [(has.partition("[")[2], wants.partition("[")[2]) for has, wants in pairs]
+    kinds = {(has.partition("[")[0], wants.partition("[")[0]) for has, wants in pairs}
+    for (has, wants), is_set in _BY_X64.items():
+        if kinds == {(has, wants)} and all(one == other for one, other in shapes):
+            return [f"it holds {has} where {wants} is wanted, as JAX_ENABLE_X64 is {is_set}"]
+    return []
+
+
+_BY_X64 = {("float32", "float64"): "set", ("float64", "float32"): "not set"}
+"""What arrays are and should be where a run was trained under another setting of JAX's."""
 
 
 def different(given: Arrays, held: Arrays) -> str:

@@ -1,12 +1,13 @@
 """What a person is told of long work: progress bars, and lines beside them."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
 
-from cfg_jax.runtime import processes
+from cfg_jax.runtime import processes, streams
 
 
 class Bar(tqdm):
@@ -39,6 +40,10 @@ class Bar(tqdm):
 
 
 def note(line: str) -> None:
-    """Prints one line beside the progress bar; of several processes, the first one does."""
+    """Prints one line beside the progress bar, if it can; of several processes, the first does."""
     if processes.is_first():
-        tqdm.write(line)
+        try:
+            tqdm.write(line)
+            sys.stdout.flush()
+        except OSError:
+            streams.silence(sys.stdout)

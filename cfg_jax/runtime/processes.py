@@ -222,7 +222,7 @@ def together(hint: Callable[[], str] = lambda: "") -> Iterator[None]:
             yield
         except BaseException as error:
             cause = failures.cause(error)
-            if jax.process_count() > 1 and cause is not None:
+            if not failures.alone() and cause is not None:
                 if isinstance(cause, Exception) and is_lost(cause):
                     failures.lose(cause, hint)
                 failures.tell(error, cause, hint)

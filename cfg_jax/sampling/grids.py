@@ -70,12 +70,12 @@ class Karras:
     0.002, are λ = -8.8 and 12.4.
 
     Attributes:
-      rho: ρ, positive; the paper's 7 crowds the levels toward the data.
+      rho: ρ, from 0.1 to 1,000; the paper's 7 crowds the levels toward the data.
       start: The noisiest level to start from, see `Secant`.
       end: The cleanest level to go to.
 
     Raises:
-      ValueError: rho is not a positive number, start is not less than end, or not finite.
+      ValueError: rho is out of range, start is not less than end, or not finite.
     """
 
     rho: float = 7.0
@@ -84,7 +84,7 @@ class Karras:
 
     def __post_init__(self):
         _check_range(self)
-        checks.number("rho", self.rho, 0.0, ends="()")
+        checks.number("rho", self.rho, 0.1, 1000.0)
 
     def __call__(self, schedule: Schedule | str, steps: int) -> np.ndarray:
         """Returns `steps` levels within the schedule's range (the first alone if 1), and ∞."""
@@ -112,17 +112,18 @@ class Secant:
     first level is the schedule's noisiest, but no noisier than `start`.
 
     Attributes:
-      centre: m_6, that at 6 steps.
-      width: s_6, positive.
-      spread: c, not negative.
+      centre: m_6, that at 6 steps, as far from 0 as λ may be.
+      width: s_6, from 0.2 to 1,000.
+      spread: c, from 0 to 80.
       end: a, the level of the last call at 6 steps.
-      growth: b, not negative.
+      growth: b, from 0 to 80.
       start: The noisiest level to start from. -10.2 is just beyond where the linear β of Ho et al.
         2020 starts (-10.12): α = 0.006 there, and z holds next to nothing of x. From further out a
         step of few would amplify a network's error in ε by 1 / α.
 
     Raises:
-      ValueError: width, spread or growth is out of its range, or one of the numbers is not finite.
+      ValueError: centre, width, spread or growth is out of its range, start is not less than end,
+        or not finite.
 
     >>> from cfg_jax import schedules
     >>> from cfg_jax.sampling import grids
@@ -138,11 +139,11 @@ class Secant:
     start: float = -10.2
 
     def __post_init__(self):
-        for name in ("centre", "end", "start"):
-            checks.number(name, getattr(self, name))
-        checks.number("width", self.width, 0.0, ends="()")
+        _check_range(self)
+        checks.logsnr("centre", self.centre)
+        checks.number("width", self.width, 0.2, 1000.0)
         for name in ("spread", "growth"):
-            checks.number(name, getattr(self, name), 0.0)
+            checks.number(name, getattr(self, name), 0.0, checks.LARGEST_LOGSNR)
 
     def __call__(self, schedule: Schedule | str, steps: int) -> np.ndarray:
         """Returns `steps` levels within the schedule's range, and ∞."""
@@ -181,7 +182,7 @@ _SHARES = {5: 0.5, 20: 0.8, 50: 0.92}
 """From so many steps on, the least share of the data's standard deviation."""
 
 
-def _check_range(grid: UniformLogSNR | Karras) -> None:
+def _check_range(grid: "UniformLogSNR | Karras | Secant") -> None:
     for name in ("start", "end"):
         checks.number(name, getattr(grid, name))
     if not grid.start < grid.end:

@@ -64,6 +64,7 @@ def clip(folder: str | Path) -> Made:
     roles, added = _special_tokens(root, CLIP_TOKENS)
     names = {token.content for token in [*roles.values(), *added.values()]}
     _check_merges(vocabulary, merges, names, where)
+    _check_letters(vocabulary, roles["unk_token"].content, root)
     made = Tokenizer(
         models.BPE(
             vocab=vocabulary,
@@ -103,7 +104,9 @@ def t5(folder: str | Path) -> Made:
         raise ValueError(f"{path} holds no unigram model, as T5's tokenizer is")
     try:
         pieces = [(str(piece), float(score)) for piece, score in model["vocab"]]
-        made = Tokenizer(models.Unigram(pieces, model.get("unk_id"), byte_fallback=False))
+        if model.get("unk_id") is None:
+            raise ValueError("it has no unk_id")
+        made = Tokenizer(models.Unigram(pieces, model["unk_id"], byte_fallback=False))
     except Exception as error:  # the package raises no other class
         raise ValueError(f"{path} holds a damaged unigram model: {error}") from None
     characters = _characters(path, held.get("normalizer"))
@@ -134,6 +137,8 @@ def _finished(
         if found is None:
             raise ValueError(f"{root}: the {role} {token.content!r} is not in the vocabulary")
         ids[role] = found
+    if ids.get("bos_token") == ids["eos_token"]:
+        raise ValueError(f"{root}: the bos_token and the eos_token are one, {ids['eos_token']}")
     return Made(made.to_str(), ids.get("bos_token"), ids["eos_token"], ids["pad_token"])
 
 
@@ -159,6 +164,10 @@ def _byte_pairs(root: Path) -> tuple[dict[str, int], list[tuple[str, str]], Path
 def _vocabulary(path: Path, held: Any) -> dict[str, int]:
     if not isinstance(held, Mapping) or not all(type(i) is int and i >= 0 for i in held.values()):
         raise ValueError(f"{path} holds no vocabulary: ids by their tokens")
+    tokens: dict[int, str] = {}
+    for token, i in held.items():
+        if tokens.setdefault(i, token) != token:
+            raise ValueError(f"{path}: {told(tokens[i])} and {told(token)} have one id, {i}")
     return dict(held)
 
 
@@ -187,6 +196,18 @@ def _check_merges(
             f"{where} is cut short: it makes {len(loose)} tokens of the vocabulary not, "
             f"such as {loose[-1]!r}"
         )
+
+
+def _check_letters(vocabulary: dict[str, int], unknown: str, root: Path) -> None:
+    """Raises ValueError where texts would lose letters, or meet one without any token."""
+    lost = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - set(vocabulary))
+    if lost:
+        raise ValueError(
+            f"{root}: the vocabulary must have a token of each of the 256 bytes, and lacks "
+            f"{len(lost)}, such as {lost[0]!r}"
+        )
+    if unknown not in vocabulary:
+        raise ValueError(f"{root}: the unk_token {unknown!r} is not in the vocabulary")
 
 
 def _special_tokens(

@@ -22,7 +22,19 @@ def origin(config: ConfigDict, workdir: Path) -> Run | None:
       ValueError: It cannot be read.
     """
     begun = any((workdir / "checkpoints").glob("[0-9]*"))
-    return named_run(config.train.init) if config.train.init and not begun else None
+    return _run(config.train.init) if config.train.init and not begun else None
+
+
+def _run(name: str) -> Run:
+    """The run of that name.
+
+    Raises:
+      ValueError: It cannot be read.
+    """
+    try:
+        return named_run(name)
+    except ValueError as error:
+        raise ValueError(f"config.train.init: {error}") from error
 
 
 def beginning(config: ConfigDict, program: Program, named: Run | None = None) -> State:
@@ -42,7 +54,7 @@ def beginning(config: ConfigDict, program: Program, named: Run | None = None) ->
     name = config.train.init
     if not name:
         return program.start()
-    run = named_run(name) if named is None else named
+    run = _run(name) if named is None else named
     params, anew = _taken(program.start().params, run.params)
     count = len(jax.tree.leaves(params))
     if len(anew) == count:

@@ -196,29 +196,29 @@ def _good(checkpoints: Checkpoints) -> str:
 
 @contextlib.contextmanager
 def signals() -> Iterator[list[signal.Signals]]:
-    """Collects SIGINT and SIGTERM instead of dying of them; a second one acts as it always did.
+    """Collects SIGINT, SIGTERM and SIGHUP instead of dying of them; a second Ctrl-C ends at once.
 
     An exception in the middle of compiling, as Ctrl-C raises one, would break XLA's threads; a
-    signal may come at any line, and is looked at once a step.
+    signal may come at any line, and is looked at once a step. SIGHUP, which comes when a terminal
+    is closed, stays ignored where `nohup` has it ignored.
 
     Of several processes none may stop alone: there SIGTERM is left to JAX, which has all of them
-    agree on a step (`processes.preempted`), and SIGINT ends the process.
+    agree on a step (`processes.preempted`), and the others end the process.
     """
     received: list[signal.Signals] = []
-    caught = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else ()
+    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if jax.process_count() == 1 else ()
     before = {number: signal.getsignal(number) for number in caught}
-
-    def restore():
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
 
     def collect(number, _frame):
         received.append(signal.Signals(number))
-        restore()
+        if signal.SIGINT in before:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     for number in before:
         signal.signal(number, collect)
     try:
         yield received
     finally:
-        restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)

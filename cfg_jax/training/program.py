@@ -89,6 +89,7 @@ def build(
         return states.init(first, optimizer, train.seed, len(averages))
 
     shapes = jax.eval_shape(start)
+    _check_optimizer(config.optimiser.kind, optimizer, shapes)
     if mesh is None:
         mesh = meshes.fitting(
             train.batch_size, config.mesh.fsdp, train.accumulate, held=(shapes, shapes.params)
@@ -152,6 +153,16 @@ def _check_parts(objective: Any, accumulate: int) -> None:
             f"config.train.accumulate must be 1: {type(objective).__name__} compares all examples "
             f"of a batch; got {accumulate}"
         )
+
+
+def _check_optimizer(name: str, optimizer: optax.GradientTransformation, shapes: State) -> None:
+    """Raises ValueError where an optimiser wants more than gradients and parameters."""
+    try:
+        jax.eval_shape(optimizer.update, shapes.params, shapes.opt_state, shapes.params)
+    except TypeError as error:
+        raise ValueError(
+            f"config.optimiser: {name} is no optimiser of gradients alone: {error}"
+        ) from None
 
 
 def _check(program: Program, whole: Any) -> None:

@@ -151,7 +151,15 @@ class Asker(NamedTuple):
     dropout: jax.Array
 
     def __call__(self, z: Array, logsnr: Any, cond: Any) -> Any:
-        """The prediction."""
+        """The prediction.
+
+        Raises:
+          ValueError: The network takes what it is not shown.
+        """
+        hidden = [name for name in self.network.takes if name not in cond]
+        if hidden:
+            network = type(self.network).__name__
+            raise ValueError(f"{network} takes {hidden[0]}, which the objective keeps from it")
         logsnr = jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1])
         shown = {name: cond[name] for name in self.network.takes}
         shown = conditions.encoded(self.conditioners, self.variables, self.condition_params, shown)

@@ -9,7 +9,7 @@ import pytest
 from absl import flags
 
 from cfg_jax import recipe
-from cfg_jax.cli import flagging, recipes
+from cfg_jax.cli import flagging, models, recipes
 
 RECIPE = """from cfg_jax import recipe
 
@@ -256,8 +256,16 @@ def test_the_folder_of_a_file_is_made(tmp_path):
     (tmp_path / "link.png").symlink_to("d/e.png")
     flagging.folder_of(tmp_path / "link.png")
     assert (tmp_path / "d").is_dir()
-    with pytest.raises(ValueError, match=r"file/c\.png cannot be written: "):
-        flagging.folder_of(tmp_path / "file/c.png")
+    for name in ("file/c.png", "file/b/c.png"):
+        with pytest.raises(
+            ValueError, match=r"png cannot be written: .*/file is a file, not a fol"
+        ):
+            flagging.folder_of(tmp_path / name)
+
+
+def test_data_without_a_path_have_not_moved():
+    with pytest.raises(ValueError, match=r"--data-path is where .*, and Digits has no path"):
+        models.data_of(recipe.default(), "/elsewhere")
 
 
 def test_what_may_stand_at_a_path():

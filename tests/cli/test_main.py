@@ -80,6 +80,28 @@ def test_a_signal_while_python_ends_changes_nothing(argv, code):
     assert b"KeyboardInterrupt" not in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate"])
+@pytest.mark.parametrize("platforms", ["cuda", "nowhere", "nowhere,cuda"])
+def test_devices_that_are_not_there_are_told_in_one_line(tmp_path, trained, name, platforms):
+    argv = {
+        "train": ("--config", "digits", "--workdir", "new"),
+        "sample": ("--workdir", trained, "--out", "x.png"),
+        "evaluate": ("--workdir", trained, "--out", "report"),
+    }[name]
+    done = subprocess.run(
+        [sys.executable, "-m", "cfg_jax", name, *map(str, argv)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": PYTHONPATH, "JAX_PLATFORMS": platforms},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    wanted = f"cfg_jax {name}: JAX_PLATFORMS={platforms}: JAX starts on none of these here\n"
+    assert (done.returncode, done.stderr.splitlines(keepends=True)[-1]) == (2, wanted)
+    assert "Traceback" not in done.stderr
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch):
     def broken(argv):
         return int("not a number".join(argv)) if argv else __import__("json").loads("{")

@@ -14,6 +14,7 @@ from recipes import tiny
 import cfg_jax
 from cfg_jax import guidance, solvers
 from cfg_jax.data.samples import to_uint8
+from cfg_jax.runtime import bulk
 from cfg_jax.training.loop import train
 
 
@@ -63,6 +64,28 @@ def test_a_guidance_by_name_is_the_one_made_in_python(command, trained, tmp_path
         shape=run.shape,
         schedule=run.schedule,
         solver=solvers.DDIM(),
+        steps=3,
+    )
+    with np.load(out) as arrays:
+        assert np.abs(arrays["arr_0"].astype(int) - to_uint8(want)).max() <= 1
+
+
+def test_conditions_are_composed_as_in_python(command, trained, tmp_path):
+    out = tmp_path / "samples.npz"
+    flags = ("--guidance", "Composed", "--guidance.conds", '[{"label": 3}, {"label": 5}]')
+    code, _, err = command(
+        *sample(trained, out, "--labels", "1", "--per-label", 2, "--w", 1.5, "--steps", 3), *flags
+    )
+    assert code == 0, err
+    run = cfg_jax.load(trained)
+    conds = [{"label": np.full(2, label)} for label in (3, 5)]
+    denoiser = guidance.composed(run.denoiser, conds=conds, ws=[1.5, 1.5], null={"label": 10})
+    want = cfg_jax.sample(
+        cfg_jax.denoiser.clipped(denoiser),
+        jax.random.key(0),
+        {"label": np.array([1, 1])},
+        shape=run.shape,
+        schedule=run.schedule,
         steps=3,
     )
     with np.load(out) as arrays:
@@ -149,13 +172,14 @@ def test_outside_its_interval_guidance_costs_nothing(command, trained, tmp_path,
 def test_an_interrupted_job_does_not_go_on_under_another_guidance(
     command, refused, trained, tmp_path, monkeypatch
 ):
-    from cfg_jax.runtime import bulk
+    write = bulk._write
 
-    def interrupted(*_, **__):
+    def interrupted(*part):
+        write(*part)
         raise KeyboardInterrupt
 
     argv = sample(trained, tmp_path / "x.npz", "--labels", "0-1", "--per-label", 1)
-    monkeypatch.setattr(bulk, "full_batches", interrupted)
+    monkeypatch.setattr(bulk, "_write", interrupted)
     assert command(*argv)[0] == 130
     line = refused(*argv, "--guidance", "projected")
     assert "guidance.kind: ClassifierFree -> Projected" in line
@@ -270,9 +294,12 @@ def test_interrupted_it_goes_on(command, trained, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--labels", "0-11"], "labels up to 9, ranges such as 0-9, or class names; got '0-11'"),
-        (["--labels", "a"], "labels up to 9, ranges such as 0-9, or class names; got 'a'"),
-        (["--labels", "5-2"], "labels up to 9, ranges such as 0-9, or class names; got '5-2'"),
+        (
+            ["--labels", "0-11"],
+            "labels up to 9 (10 for none), ranges such as 0-9, or class names; got '0-11'",
+        ),
+        (["--labels", "a"], "9 (10 for none), ranges such as 0-9, or class names; got 'a'"),
+        (["--labels", "5-2"], "9 (10 for none), ranges such as 0-9, or class names; got '5-2'"),
         (["--labels", "1.9"], "got '1.9'"),
         (["--labels", str(2**32)], f"got '{2**32}'"),
         (["--labels", f"0-{2**64}"], f"got '0-{2**64}'"),
@@ -315,7 +342,7 @@ def test_interrupted_it_goes_on(command, trained, tmp_path, monkeypatch):
         (["--guidance", "composed", "--guidance.conds", "a"], "there is no class 'a'"),
         (["--guidance", "autoguidance", "--guidance.weak", ":4"], "no checkpoint of step 4"),
         (["--w", "1", "--scale", "2"], "give --w or --scale, not both"),
-        (["--ema", "0.5"], "there is no average 0.5; there are 0.9999"),
+        (["--ema", "0.5"], "there is no average 0.5; there are ema, 0.9999"),
         (["--process", "1"], "--process needs --coordinator"),
         (["--batch", "0"], "--batch must be at least 1"),
         (["--step", "4"], "no checkpoint of step 4; it has 3, 6"),

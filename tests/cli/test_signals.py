@@ -96,6 +96,24 @@ def test_ctrl_c_is_answered_in_one_line(place, name, moment):
     assert not list(place.rglob("*.part"))
 
 
+@pytest.mark.parametrize("moment", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8])
+def test_ctrl_c_while_the_package_is_imported_is_answered_too(tmp_path, moment):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cfg_jax", "train", "--config", "digits", "--workdir", "run"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while computed(process) < moment:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (130, "cfg_jax train: interrupted\n")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", COMMAND_LINES)
 def test_a_notice_to_end_leaves_no_half_of_a_file(place, name):
     """`train` saves and goes; the others end where they are."""

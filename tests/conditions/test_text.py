@@ -239,5 +239,10 @@ def test_prompts_come_from_a_line_or_a_file(tmp_path):
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(ValueError, match="holds no sentence"):
         text().parse(f"@{tmp_path / 'empty.txt'}")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match=r"none\.txt does not exist"):
         text().parse(f"@{tmp_path / 'none.txt'}")
+    with pytest.raises(ValueError, match="/dev/zero is no regular file"):
+        text().parse("@/dev/zero")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    with pytest.raises(ValueError, match=r"picture\.png cannot be read as text in UTF-8"):
+        text().parse(f"@{tmp_path / 'picture.png'}")

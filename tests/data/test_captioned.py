@@ -90,6 +90,10 @@ def test_a_picture_may_have_several_captions_of_any_text(tmp_path):
         ({"metadata.jsonl": TABLE + b'\n{"file_name": "0.png", "text": []}'}, "line 7 of metad"),
         ({"metadata.jsonl": TABLE + b'\n{"file_name": "9.png", "text": "a"}'}, "'9.png', and the"),
         ({"metadata.jsonl": TABLE + b'\n{"file_name": "../9.png", "text": "a"}'}, "'../9.png', a"),
+        (
+            {"metadata.jsonl": TABLE + b'\n{"file_name": "0.png", "text": ["a", "\\ud800 x"]}'},
+            r"line 7 of metadata.jsonl .*text holds half of a surrogate pair: '.ud800 x'",
+        ),
         ({"metadata.csv": b"name,text\n0.png,a"}, "line 2 of metadata.csv .*'file_name'"),
         ({"metadata.csv": AS_CSV + b"\n0.png"}, "line 8 of metadata.csv is no"),
         ({"metadata.jsonl": b"\xff\xfe"}, "metadata.jsonl cannot be read .UnicodeDecodeError"),
@@ -97,6 +101,7 @@ def test_a_picture_may_have_several_captions_of_any_text(tmp_path):
             {"metadata.jsonl": lines(row("0.png", "a"))},
             r"the picture 1.png has no caption; skip_bad",
         ),
+        ({"metadata.jsonl/a": b""}, r"metadata.jsonl is a folder, not a file"),
         ({"0.txt": b"a"}, r"the picture 1.png has no caption; skip_bad"),
         ({}, "the picture 1.png has no caption"),
     ],

@@ -234,6 +234,10 @@ FIRST = [member for n in range(4) for member in example(n)]
         ([("x.png", image(0)), ("x.cls", b"1"), ("x.txt", b"\xff")], "x cannot be read .Unicode"),
         ([("x.png", image(0)), ("x.cls", b"1"), ("x.json", b"{")], "x cannot be read .JSONDec"),
         ([("x.png", image(0)), ("x.cls", b"1"), ("x.json", b"{}")], "x cannot be read .KeyErr"),
+        (
+            [("x.png", image(0)), ("x.cls", b"1"), ("x.json", b'{"caption": "\\ud800"}')],
+            "x cannot be read .ValueError: caption holds half of a surrogate pair",
+        ),
         ([("x.png", image(0, side=5)), ("x.cls", b"1"), ("x.txt", b"")], r"x is \(5, 5\) where t"),
     ],
 )

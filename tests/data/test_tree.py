@@ -110,6 +110,13 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path, folders):
     )
 
 
+@pytest.mark.parametrize("name", ["../a/2.png", "a/../../b/2.png", "..\\a\\2.png"])
+def test_members_that_would_lie_outside_a_zip_are_refused(tmp_path, name):
+    path = zipped(tmp_path / "x", {"a/1.png": b"", name: b""})
+    with pytest.raises(ValueError, match=r"x: .*2\.png would lie outside it$"):
+        find(path, IMAGES)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -122,7 +122,13 @@ def test_a_null_that_does_not_fit_is_refused(null, message):
         guidance.classifier_free(NETWORK, w=1.0, null=null)(Z, 0.0, LABELS)
 
 
-def test_the_two_conventions():
+def test_the_two_conventions(monkeypatch):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
     assert guidance.from_scale(guidance.to_scale(0.3)) == pytest.approx(0.3)
     assert guidance.from_scale(1.0) == 0.0
     assert guidance.to_scale(0.0) == 1.0
+    for convert, name in ((guidance.from_scale, "s"), (guidance.to_scale, "w")):
+        with pytest.raises(ValueError, match=f"{name} must be a number or an array .*, got 'x'"):
+            convert("x")
+        with pytest.raises(ValueError, match=f"{name} must be finite, got inf"):
+            convert(np.inf)

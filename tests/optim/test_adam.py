@@ -91,7 +91,7 @@ def test_any_optax_transformation_is_an_optimiser_by_its_path(path):
 
 NAN, INF = float("nan"), float("inf")
 BAD = {
-    "learning_rate": (0.0, -1.0, NAN, INF),
+    "learning_rate": (0.0, -1.0, 1e40, NAN, INF),
     "warmup": (-1, 2**31),
     "decay": ("step", ""),
     "b1": (-0.1, 1.0, 2.0, NAN),

@@ -35,6 +35,13 @@ def test_the_default_is_digits_with_labels():
     recipe.check(config)
 
 
+@pytest.mark.parametrize("config", [None, {}, "digits"])
+def test_what_is_no_recipe_is_refused(monkeypatch, config):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    with pytest.raises(ValueError, match="config must be a recipe, such as"):
+        recipe.check(config)
+
+
 def test_a_field_that_does_not_exist_cannot_be_set():
     config = recipe.default()
     for part in (config, config.train, config.network, config.condition.label):

@@ -9,6 +9,7 @@ import pytest
 
 from cfg_jax import recipe
 from cfg_jax.parts import Facts
+from cfg_jax.recipe import description
 
 
 def changed(**given):
@@ -58,6 +59,19 @@ def test_a_copy_is_changed_alone():
     again.train.steps = 3
     again.condition.label.p_uncond = 0.5
     assert config == recipe.default()
+
+
+def test_dictionaries_within_tuples_can_be_hashed_and_copied():
+    config = recipe.default()
+    conds = ({"label": 1}, {"label": 2, "small": (0.5, {"deep": ()})})
+    config.guidance = recipe.node("Composed", conds=conds)
+    one, other = description.hashable(config), description.hashable(recipe.copied(config))
+    assert (one, hash(one)) == (other, hash(other))
+    assert recipe.flatten(recipe.copied(one)) == recipe.flatten(config)
+    config.guidance.conds = ({"label": 3},)
+    assert description.hashable(config) != one
+    with pytest.raises(AttributeError):
+        one.guidance.conds = ()
 
 
 def test_differences_name_what_would_train_something_else():
@@ -156,7 +170,7 @@ def test_directories_without_a_run(tmp_path):
         recipe.describe(tmp_path)
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(ValueError, match=r"config\.json cannot be written: "):
+    with pytest.raises(ValueError, match=r"config\.json cannot be written: .*/file is a file, not"):
         recipe.claim(file, described())
 
 

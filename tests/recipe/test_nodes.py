@@ -88,6 +88,12 @@ def test_an_unknown_field_is_refused_with_what_may_have_been_meant():
         recipe.node(grids.Karras).rh = 3
 
 
+@pytest.mark.parametrize("kind", [None, 3, [], {}])
+def test_what_can_make_nothing_is_no_kind(kind):
+    with pytest.raises(ValueError, match="kind must be a class, a function or the name of one, g"):
+        recipe.node(kind)
+
+
 def test_a_functions_fields_are_its_parameters():
     node = recipe.node(optax.adam, learning_rate=0.5)
     assert held(node) == {
@@ -214,6 +220,7 @@ def test_none_is_allowed_where_the_annotation_or_the_default_says_so():
         ("subprocess:Popen", "network", "makes a Popen, not a network"),
         ("os:system", "optimiser", "os:system does not say what it makes"),
         ("os:system", "solver", "os:system does not say what it makes"),
+        ("builtins:print", "guidance", "config.x: builtins:print is not a guidance method: it got"),
         ("builtins:range", "grid", "builtins:range: <class 'range'> has no signature"),
         ("my_kinds:Net", "solver", "makes a Net, not a solver"),
         ("my_kinds:liar", "optimiser", "config.x is a dict, not an optax transformation"),

@@ -38,6 +38,12 @@ def test_what_fits(hint, allowed, refused):
             values.check("there", value, hint)
 
 
+def test_numbers_that_are_too_large_are_called_so():
+    for hint, value in ((int, 10**22), (int | None, -(10**22)), (float, 10**400)):
+        with pytest.raises(ValueError, match=r"must be a (whole )?number.* that 64 bits can hold"):
+            values.check("there", value, hint)
+
+
 @pytest.mark.parametrize(
     ("default", "hint", "want"),
     [

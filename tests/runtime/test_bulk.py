@@ -56,6 +56,47 @@ def test_parts_of_another_job_are_refused(tmp_path):
         collect(tmp_path / "parts", batch=5)
 
 
+def test_settings_of_a_job_that_made_nothing_stand_in_nobodys_way(tmp_path):
+    parts = tmp_path / "parts"
+
+    def refused(offset, numbers):
+        raise ValueError("no such thing")
+
+    with pytest.raises(ValueError, match="no such thing"):
+        collect(parts, refused)
+    assert not parts.exists()
+
+    def interrupted(offset, numbers):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(parts, interrupted)
+    images = collect(parts, settings={"seed": 1})
+    np.testing.assert_array_equal(images.ravel(), 11 * np.arange(10))
+
+
+def test_parts_that_were_made_outlive_an_error(tmp_path):
+    def failing(offset, numbers):
+        if offset == 4:
+            raise ValueError("out of luck")
+        return draw(offset, numbers)
+
+    with pytest.raises(ValueError, match="out of luck"):
+        collect(tmp_path / "parts", failing)
+    CALLS.clear()
+    collect(tmp_path / "parts")
+    assert CALLS == [4, 8]
+
+
+def test_two_jobs_do_not_share_a_folder(tmp_path):
+    def both(offset, numbers):
+        with pytest.raises(ValueError, match="parts is in use by process"):
+            collect(tmp_path / "parts")
+        return draw(offset, numbers)
+
+    collect(tmp_path / "parts", both)
+
+
 def halve(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from folders import answered
 
-from cfg_jax.runtime.files import atomic, cache, once, read_arrays
+from cfg_jax.runtime.files import atomic, cache, once, read_arrays, read_text
 
 
 def write_atomically(path, content):
@@ -123,17 +123,30 @@ def test_a_damaged_npz_is_said_in_a_line(tmp_path, name):
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for name in ("pipe", "none", ".", "x" * 300):
-        error = answered(lambda path=tmp_path / name: read_arrays(path, ("x",)))
-        assert isinstance(error, ValueError)
-        assert "cannot be read as an .npz file" in str(error)
+    lines = {
+        "pipe": "pipe is no regular file",
+        "none": "none does not exist",
+        ".": f"{tmp_path} is a folder, not a file",
+        "x" * 300: "x does not exist",
+    }
+    for name, line in lines.items():
+        for read in (read_text, lambda path: read_arrays(path, ("x",))):
+            error = answered(lambda read=read, path=tmp_path / name: read(path))
+            assert isinstance(error, ValueError)
+            assert str(error).endswith(line)
+
+
+def test_a_text_is_in_utf_8(tmp_path):
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    with pytest.raises(ValueError, match=r"picture\.png cannot be read as text in UTF-8: 'utf-8'"):
+        read_text(tmp_path / "picture.png")
 
 
 def test_the_home_directory_is_where_it_is(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "file.npz").write_bytes(archive(array_file()))
     np.testing.assert_array_equal(read_arrays("~/file.npz", ("x",))["x"], np.ones((2, 2)))
-    with pytest.raises(ValueError, match=r"cannot be read as an \.npz file"):
+    with pytest.raises(ValueError, match="does not exist"):
         read_arrays("~nobody_of_this_name/file.npz", ("x",))
 
 

@@ -201,6 +201,11 @@ def test_arrays_of_another_model_are_named(folder):
         manifest.check_types({"a/b": jnp.zeros(5)}, held, whole=True)
     with pytest.raises(ValueError, match=r"a/b is float32\[6\] where int32\[6\] is wanted"):
         manifest.check_types({"a/b": jnp.zeros(6, jnp.int32)}, held, whole=True)
+    with (
+        enable_x64(),
+        pytest.raises(ValueError, match="float64 is wanted, as JAX_ENABLE_X64 is set"),
+    ):
+        manifest.check_types({"a/b": jnp.zeros(6, float)}, held, whole=True)
     with pytest.raises(ValueError, match=r"a/c, float32\[6\], is not there"):
         manifest.check_types({"a/b": jnp.zeros(6), "a/c": jnp.zeros(6)}, held, whole=True)
     with pytest.raises(ValueError, match=r"a/b, float32\[6\], is not wanted"):

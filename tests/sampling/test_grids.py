@@ -125,13 +125,13 @@ def test_no_steps_are_refused(grid):
 
 
 def test_knobs_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="rho must be a positive number"):
+    with pytest.raises(ValueError, match=r"rho must lie in \[0\.1, 1000\], got 0\.0"):
         grids.Karras(rho=0.0)
-    with pytest.raises(ValueError, match="centre must be a finite number, got nan"):
+    with pytest.raises(ValueError, match=r"centre must lie in \[-80, 80\], got nan"):
         grids.Secant(centre=math.nan)
-    with pytest.raises(ValueError, match="width must be a positive number"):
+    with pytest.raises(ValueError, match=r"width must lie in \[0\.2, 1000\], got 0\.0"):
         grids.Secant(width=0.0)
-    with pytest.raises(ValueError, match="spread must be a finite number of at least 0"):
+    with pytest.raises(ValueError, match=r"spread must lie in \[0, 80\], got -1\.0"):
         grids.Secant(spread=-1.0)
     with pytest.raises(ValueError, match=r"start must be less than end, got start=13\.0"):
         grids.Karras(start=13.0)
@@ -202,6 +202,20 @@ def test_the_share_that_is_judged_is_what_ddim_draws():
             grids.check_fineness(grids.UniformU(), SCHEDULE, levels)
         patch.setattr(grids, "_SHARES", {5: share - 1e-9})
         grids.check_fineness(grids.UniformU(), SCHEDULE, levels)
+
+
+@pytest.mark.parametrize("steps", [2, 20, 10_000])
+def test_the_extremes_of_the_knobs_give_levels_that_ascend(steps):
+    schedule = schedules.Uniform(logsnr_min=-80.0, logsnr_max=80.0)
+    ends = {"start": -80.0, "end": 80.0}
+    made = [grids.Karras(rho=rho, **ends) for rho in (0.1, 1000.0)]
+    for centre, width, spread in itertools.product((-80.0, 80.0), (0.2, 1000.0), (0.0, 80.0)):
+        made.append(grids.Secant(centre=centre, width=width, spread=spread, **ends))
+    for grid in made:
+        with np.errstate(all="raise", under="ignore"):
+            levels = grid(schedule, steps)
+        assert np.all(np.isfinite(levels[:-1]))
+        assert np.all(np.diff(levels[:-1]) > 0.0)
 
 
 def test_levels_closer_than_single_precision_are_refused():

@@ -15,6 +15,8 @@ import pytest
 
 from cfg_jax.text import Tokenizer, tokenizer
 
+EOS = clip_folders.EOS
+
 CAPTIONS = [
     "A red fox in the snow",
     "a red hen",
@@ -296,6 +298,30 @@ def test_merges_that_end_too_soon_are_seen(tmp_path):
         tokenizer.clip(folder)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({EOS: None}, r"clip: the unk_token '<\|endoftext\|>' is not in the vocabulary"),
+        ({EOS: 512}, r"vocab\.json: '<\|startoftext\|>' and '<\|endoftext\|>' have one id, 512"),
+        ({"a": None, "b": None}, r"clip: .* each of the 256 bytes, and lacks 2, such as 'a'"),
+    ],
+)
+def test_a_vocabulary_that_loses_letters_is_refused(change, message, tmp_path):
+    folder = clip_folders.write(tmp_path / "clip", [])
+    held = clip_folders.vocabulary([]) | change
+    kept = {token: i for token, i in held.items() if i is not None}
+    (folder / "vocab.json").write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match=message):
+        tokenizer.clip(folder)
+
+
+def test_the_beginning_is_not_the_end(tmp_path):
+    folder = clip_folders.write(tmp_path / "clip", [])
+    (folder / "special_tokens_map.json").write_text(json.dumps({"bos_token": EOS}))
+    with pytest.raises(ValueError, match="clip: the bos_token and the eos_token are one, 513"):
+        tokenizer.clip(folder)
+
+
 def test_an_empty_special_token_is_refused(tmp_path):
     folder = clip_folders.write(tmp_path, clip_folders.TINY_MERGES, clip_folders.named(""))
     with pytest.raises(ValueError, match="the pad_token '' is not in the vocabulary"):
@@ -339,6 +365,7 @@ def test_t5_has_an_end_and_no_beginning(tmp_path, caplog):
         ({"model": {"type": "BPE", "vocab": {}}}, "holds no unigram model"),
         ({"model": {"vocab": [["a", "x"]], "unk_id": 0}}, "damaged unigram model"),
         ({"model": {"vocab": [], "unk_id": 0}}, "damaged unigram model"),
+        ({"model": {"vocab": PIECES}}, "damaged unigram model: it has no unk_id"),
         ({"normalizer": {"precompiled_charsmap": "é"}}, "precompiled_charsmap is damaged"),
         ({"normalizer": {"precompiled_charsmap": "AAAA"}}, "precompiled_charsmap is damaged"),
         ({"added_tokens": [{"content": "a"}]}, "added_tokens are damaged"),

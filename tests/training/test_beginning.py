@@ -1,7 +1,7 @@
 """What training begins with, against the run that it is taken from."""
 
+import dataclasses
 import shutil
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,8 @@ def test_what_has_another_shape_begins_anew_and_is_said(trained, capsys):
 
 
 def test_a_run_without_any_of_its_arrays_is_refused(trained, monkeypatch):
-    other = SimpleNamespace(params={"params": {"elsewhere": jnp.ones(3)}})
+    params = {"params": {"elsewhere": jnp.ones(3)}}
+    other = dataclasses.replace(cfg_jax.load(trained), params=params)
     monkeypatch.setattr(room, "named_run", lambda name: other)
     with pytest.raises(ValueError, match=r"config\.train\.init: no array of .* has a name"):
         begun(trained)
@@ -74,5 +75,5 @@ def test_a_run_that_went_on_does_not_need_it_again(trained, tmp_path):
     with pytest.raises(ValueError, match=r"train\.init: .*source -> "):
         train(config, tmp_path / "run")
     config.train.init = str(source)
-    with pytest.raises(ValueError, match="there is no work directory"):
+    with pytest.raises(ValueError, match=r"^config\.train\.init: there is no work directory"):
         train(config, tmp_path / "other")

@@ -132,7 +132,7 @@ def test_it_is_loaded_as_the_average_and_as_nothing_else(noisy, trained):
     [
         ("condition.label.p_uncond", 0.1, "a classifier always sees label: its p_uncond must be 0"),
         ("train.sample_every", 5, "config.train.sample_every must be 0: .* CrossEntropy"),
-        ("optimiser.weight_decay", -1.0, "config.optimiser.weight_decay must be a finite number"),
+        ("optimiser.weight_decay", -1.0, "config.optimiser.weight_decay must lie in"),
         ("condition.label", None, "of must name an entry of the condition, one of none"),
         ("objective.of", "small", "of must name an entry of the condition, one of label"),
     ],

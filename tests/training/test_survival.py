@@ -89,6 +89,19 @@ def test_a_notice_to_end_saves_and_the_resumed_run_ends_the_same(whole, tmp_path
     jax.tree.map(np.testing.assert_array_equal, final(workdir), final(whole))
 
 
+def test_a_closed_terminal_stops_it_as_a_notice_does_and_a_second_one_does_not_hurt(tmp_path):
+    config, workdir = write(tmp_path), tmp_path / "run"
+    process = train(config, workdir, *SETTINGS, "--config.train.steps=100000")
+    wait_for_row(workdir, 40, process)
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+        process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 129, told
+    saved = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    assert f"stopped by SIGHUP; step {saved} is saved" in told
+    assert saved >= 40
+
+
 def test_the_ledger_adds_up_over_restarts(whole, tmp_path):
     config, workdir = write(tmp_path), tmp_path / "run"
     process = train(config, workdir, *SETTINGS)
