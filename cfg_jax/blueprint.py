@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax import conditions, recipe
 from cfg_jax.conditions import Conditioners
-from cfg_jax.diffusion import checks, condition
+from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.schedules import Schedule
 from cfg_jax.parts import Facts, through, translate
 from cfg_jax.sampling.clips import Off
@@ -84,11 +84,8 @@ class Blueprint(NamedTuple):
         shown = {name: specs[name] for name in self.network.takes}
         zeros = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), shown)
         variables = self.network.init(key, jnp.zeros((1, *self.shape)), jnp.zeros((1,)), zeros)
-        encoders = {
-            name: {"encoder": made.encoder.init(key, *jax.tree.leaves(condition.one(made.null)))}
-            for name, made in self.conditioners
-            if made.encoder is not None
-        }
+        begun = {name: made.begun(key) for name, made in self.conditioners}
+        encoders = {name: {"encoder": held} for name, held in begun.items() if held is not None}
         return {**variables, conditions.ENCODERS: encoders} if encoders else variables
 
     def model(self, params: Any) -> dict[str, Any]:

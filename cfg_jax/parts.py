@@ -198,7 +198,11 @@ class Conditioner:
 
     @property
     def encoder(self) -> Any:
-        """A Flax module, trained along, whose variables `encoded` gets as "encoder"; or None."""
+        """A Flax module whose variables `encoded` gets as "encoder"; or None."""
+        return None
+
+    def begun(self, key: jax.Array) -> Any:
+        """The encoder's variables before training; None where it is not trained along."""
         return None
 
     def frozen(self) -> Mapping[str, Any]:
@@ -278,12 +282,7 @@ class Conditioner:
         return [str(entry) for entry in value]
 
     def lend(self, examples: Any, x: Any) -> Any:
-        """The values that examples of the data lend, as `given` takes them.
-
-        Args:
-          examples: The examples, dictionaries of arrays.
-          x: Their main arrays as floats, (count, ...).
-        """
+        """The values that examples, dictionaries with main arrays x as floats, lend to `given`."""
         raise NotImplementedError
 
     def drawn(self, value: Any, x: Any) -> Any:

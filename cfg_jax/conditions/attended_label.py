@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from cfg_jax import parts
 from cfg_jax.conditions.label import Label
@@ -49,6 +51,10 @@ class AttendedLabel(Label):
         """A vector a class, the null among them."""
         first = nn.initializers.normal(1.0)
         return nn.Embed(self._count + self.has_null, self.width, embedding_init=first)
+
+    def begun(self, key: jax.Array) -> Any:
+        """The vectors before training."""
+        return self.encoder.init(key, jnp.zeros(1, jnp.int32))
 
     def encoded(self, params: Mapping[str, Any], entry: Any) -> Any:
         """The labels' vectors."""

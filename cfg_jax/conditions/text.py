@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cfg_jax import parts
@@ -13,7 +14,7 @@ from cfg_jax.diffusion import checks
 from cfg_jax.nn.fields import one_of
 from cfg_jax.parts import Attended, Conditioner, Facts
 from cfg_jax.runtime.files import read_text
-from cfg_jax.text import CLIPText, Tokenizer, Tokens, tokenizer, weights
+from cfg_jax.text import CLIPText, Tokenizer, Tokens, pretrained, tokenizer, weights
 from cfg_jax.text.weights import CONVENTIONS, Weighted
 
 _ENCODER = CLIPText(width=128, layers=3, heads=4, activation="gelu", pool="argmax")
@@ -21,22 +22,25 @@ _ENCODER = CLIPText(width=128, layers=3, heads=4, activation="gelu", pool="argma
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Text(Conditioner):
-    """A caption, encoded by a transformer that is trained along with the network.
+    """A caption, encoded by a transformer: trained along with the network, or as others trained it.
 
     Captions become tokens on the host, and the encoder's states once a sample, before the first
-    step; padding is hidden from the network. The null is a single token that no caption has: the
-    network learns what it means.
+    step. The null of an encoder that is trained along is a single token that no caption has: the
+    network learns what it means. That of another is the empty caption, as in Stable Diffusion.
 
     Attributes:
       p_uncond: How often training hides the caption.
       guided: Whether guidance compares with the null.
-      folder: Where CLIP's tokenizer lies, see `tokenizer.clip`; "" learns byte pairs from the
-        captions of the data.
-      vocabulary: How many tokens there are, at most.
+      folder: Where the tokenizer lies, see `tokenizer.read`; "" takes that of `pretrained`, or
+        learns byte pairs from the captions of the data.
+      pretrained: Where a text encoder lies, see `pretrained.read`: its weights are taken when
+        training begins, and stay as they are. "" trains `encoder` along.
+      vocabulary: How many tokens there are, at most; with `pretrained`, exactly those of its table.
       length: Tokens of a caption, its beginning and its end among them; a longer one is cut, with a
         warning.
       weights: How "(a word:1.3)" is read: "a1111", "a1111_no_norm" or "comfyui", see
         `weights.parse`; "" takes brackets for text.
+      masked: Whether padding is hidden from the network; Stable Diffusion's attend to it.
       encoder: (ids, mask) -> `Encoded`, such as `CLIPText`.
 
     Raises:
@@ -45,9 +49,11 @@ class Text(Conditioner):
 
     p_uncond: float = 0.1
     folder: str = ""
+    pretrained: str = ""
     vocabulary: int = 512
     length: int = 32
     weights: str = ""
+    masked: bool = True
     encoder: Any = _ENCODER
     name: str = dataclasses.field(default="text", repr=False, metadata=parts.BOUND)
 
@@ -60,8 +66,10 @@ class Text(Conditioner):
         checks.whole("vocabulary", self.vocabulary, 259, 1_000_000)
         checks.whole("length", self.length, 3, 1_000_000)
         one_of("weights", self.weights, ("", *CONVENTIONS))
-        if not isinstance(self.folder, str):
-            raise ValueError(f"folder must be a path, got {checks.told(self.folder)}")
+        checks.truth("masked", self.masked)
+        for name in ("folder", "pretrained"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} must be a path, got {checks.told(getattr(self, name))}")
         if not hasattr(self.encoder, "clone") or not hasattr(self.encoder, "width"):
             raise ValueError(
                 f"encoder must be an encoder of tokens, such as CLIPText(), "
@@ -73,29 +81,43 @@ class Text(Conditioner):
         if name not in facts.texts:
             has = ", ".join(facts.texts) or "none"
             raise ValueError(f"{name} is a Text, and the data have no such texts; they have {has}")
-        sizes = {"vocabulary": self.vocabulary + 1, "length": self.length, "eos": self.vocabulary}
+        ids = self.vocabulary + (not self.pretrained)
+        sizes = {"vocabulary": ids, "length": self.length, "eos": ids - 1}
         known = {field: size for field, size in sizes.items() if hasattr(self.encoder, field)}
         return dataclasses.replace(self, encoder=self.encoder.clone(**known), name=name)
 
+    def begun(self, key: jax.Array) -> Any:
+        """The encoder's variables before training; None where it is not trained along."""
+        return (
+            None
+            if self.pretrained
+            else self.encoder.init(key, *(leaf[None] for leaf in self._nothing))
+        )
+
     def frozen(self) -> Mapping[str, Any]:
-        """The folder's tokenizer, as the bytes of its JSON text.
+        """The folder's tokenizer, as the bytes of its JSON text; the encoder, if it is given.
 
         Raises:
-          ValueError: It cannot be read, or has more tokens than `vocabulary`.
+          ValueError: They cannot be read, or do not fit each other or the fields.
         """
-        if not self.folder:
+        folder = self.folder or self.pretrained
+        if not folder:
             return {}
-        made = tokenizer.clip(self.folder, length=self.length)
+        made = tokenizer.read(folder, length=self.length)
         if made.vocabulary > self.vocabulary:
             raise ValueError(
-                f"vocabulary must be at least the {made.vocabulary} tokens of {self.folder}, "
+                f"vocabulary must be at least the {made.vocabulary} tokens of {folder}, "
                 f"got {self.vocabulary}"
             )
-        return _kept(made)
+        if not self.pretrained:
+            return _kept(made)
+        empty = jax.tree.map(lambda row: row[0], made([""]))
+        variables = pretrained.read(self.pretrained, self.encoder)
+        return {**_kept(made), "encoder": variables, "empty": empty._asdict()}
 
     def learned(self, texts: Iterable[str]) -> Mapping[str, Any]:
         """A tokenizer of the captions, where no folder holds one."""
-        if self.folder:
+        if self.folder or self.pretrained:
             return {}
         return _kept(tokenizer.learned(texts, size=self.vocabulary, length=self.length))
 
@@ -106,10 +128,16 @@ class Text(Conditioner):
 
     @property
     def null(self) -> Tokens | Weighted:
-        """One token behind all others."""
-        first = np.arange(self.length) == 0
-        null = Tokens(np.full(self.length, self.vocabulary, np.int32), first)
+        """One token behind all others; no token at all stands for the empty caption."""
+        null = self._nothing
         return Weighted(null, np.ones(self.length, np.float32), null) if self.weights else null
+
+    @property
+    def _nothing(self) -> Tokens:
+        if self.pretrained:
+            return Tokens(np.zeros(self.length, np.int32), np.zeros(self.length, bool))
+        first = np.arange(self.length) == 0
+        return Tokens(np.full(self.length, self.vocabulary, np.int32), first)
 
     def read(self, params, batch, x):
         """The batch's tokens."""
@@ -139,12 +167,20 @@ class Text(Conditioner):
         def states(tokens: Tokens) -> jax.Array:
             return self.encoder.apply(params["encoder"], *tokens).sequence
 
-        if not self.weights:
-            return Attended(states(entry), entry.mask)
-        z, empty = states(entry.tokens), states(entry.empty)
-        return Attended(
-            weights.weigh(z, entry.weights, self.weights, empty=empty), entry.tokens.mask
-        )
+        tokens = self._said(params, entry.tokens if self.weights else entry)
+        z = states(tokens)
+        if self.weights:
+            empty = states(self._said(params, entry.empty))
+            z = weights.weigh(z, entry.weights, self.weights, empty=empty)
+        return Attended(z, tokens.mask if self.masked else jnp.ones_like(tokens.mask))
+
+    def _said(self, params: Mapping[str, Any], tokens: Tokens) -> Tokens:
+        """The tokens, those of the empty caption where there are none."""
+        if not self.pretrained:
+            return tokens
+        none = ~jnp.any(tokens.mask, axis=-1, keepdims=True)
+        empty = Tokens(**params["empty"])
+        return jax.tree.map(lambda row, other: jnp.where(none, other, row), tokens, empty)
 
     def parse(self, text: str) -> list[str]:
         """A sentence, or those of a file.

@@ -105,7 +105,7 @@ def encoded(
     """
     trained = variables.get(ENCODERS, {})
     return cond | {
-        name: _encoded(made, {**frozen.get(name, {}), **trained[name]}, cond[name])
+        name: _encoded(made, {**frozen.get(name, {}), **trained.get(name, {})}, cond[name])
         for name, made in conditioners
         if made.encoder is not None and name in cond
     }

@@ -14,7 +14,7 @@ import numpy as np
 from flax import traverse_util
 
 from cfg_jax.interop.diffusers_autoencoder_configs import Codec, Config, codec
-from cfg_jax.interop.tensors import Path, check_shapes
+from cfg_jax.runtime.tensors import Path, check_shapes
 
 PARTS = {
     "input": "conv_in",

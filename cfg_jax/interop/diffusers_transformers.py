@@ -14,10 +14,10 @@ import numpy as np
 from flax import traverse_util
 
 from cfg_jax.diffusion.schedules import LinearBeta
-from cfg_jax.interop.tensors import LEAVES, Path, check_shapes, require
 from cfg_jax.networks import DiT, MMDiT
 from cfg_jax.nn import FlowTimeFeatures, TimestepFeatures
 from cfg_jax.parts import Classes, Sequence, Vector
+from cfg_jax.runtime.tensors import LEAVES, Path, check_shapes, require
 
 SD3_LENGTH = 77 + 256
 """Vectors in the context of Stable Diffusion 3: CLIP's, then T5's."""

@@ -17,10 +17,10 @@ import numpy as np
 from flax import traverse_util
 
 from cfg_jax.diffusion.schedules import CosineBeta, DiscreteSchedule, LinearBeta
-from cfg_jax.interop.tensors import LEAVES, Path, check_shapes
 from cfg_jax.networks import Encoder, UNet
 from cfg_jax.nn import TimestepFeatures, head_size
 from cfg_jax.parts import Beside, Classes, Inlets
+from cfg_jax.runtime.tensors import LEAVES, Path, check_shapes
 
 Network = UNet | Encoder
 

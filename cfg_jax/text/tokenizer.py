@@ -221,6 +221,20 @@ def t5(folder: str | Path, *, length: int = 256) -> Tokenizer:
     return Tokenizer(**tokenizer_files.t5(folder)._asdict(), length=length)
 
 
+def read(folder: str | Path, *, length: int) -> Tokenizer:
+    """The tokenizer of a folder: T5's where it holds a unigram model, else CLIP's.
+
+    Args:
+      folder: As `clip` and `t5` take it.
+      length: Tokens of a row.
+
+    Raises:
+      ValueError: A file is missing or damaged; it is named.
+    """
+    kind = tokenizer_files.t5 if tokenizer_files.is_unigram(folder) else tokenizer_files.clip
+    return Tokenizer(**kind(folder)._asdict(), length=length)
+
+
 def learned(captions: Iterable[str], *, size: int, length: int) -> Tokenizer:
     """Byte pairs learned from captions, lower-cased (Sennrich et al. 2016; Radford et al. 2019).
 

@@ -85,6 +85,19 @@ def clip(folder: str | Path) -> Made:
     return _finished(root, made, roles, added)
 
 
+def is_unigram(folder: str | Path) -> bool:
+    """Whether a folder's tokenizer is a unigram model, as T5's is.
+
+    Raises:
+      ValueError: There is no such folder, or its file is damaged.
+    """
+    root = _folder(folder)
+    if not (root / WHOLE).is_file():
+        return any(root.glob("*.model"))
+    model = _object(root / WHOLE).get("model")
+    return isinstance(model, Mapping) and model.get("type") == "Unigram"
+
+
 def t5(folder: str | Path) -> Made:
     """Reads T5's tokenizer, a unigram model of words that begin with "▁".
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from networks import random_variables
 
-from cfg_jax.interop import transformers_text
-from cfg_jax.text import CLIPText, T5Encoder
+from cfg_jax.text import CLIPText, T5Encoder, pretrained
 
 CLIP = {
     "model_type": "clip_text_model",
@@ -42,8 +41,8 @@ RNG = np.random.default_rng(0)
 
 
 def tensors_of(config):
-    encoder = transformers_text.encoder(config)
-    shapes = transformers_text.tensor_shapes(encoder)
+    encoder = pretrained.encoder(config)
+    shapes = pretrained.tensor_shapes(encoder)
     return encoder, {
         name: RNG.normal(size=shape).astype(np.float32) for name, shape in shapes.items()
     }
@@ -56,14 +55,14 @@ def assert_trees_equal(a, b):
 
 
 def test_configurations_are_read():
-    network = transformers_text.encoder(CLIP)
+    network = pretrained.encoder(CLIP)
     assert network == CLIPText(
         vocabulary=20, width=8, layers=2, heads=2, length=7, hidden=12, eos=2, pool="argmax"
     )
-    newer = transformers_text.encoder(PROJECTING | {"eos_token_id": 19, "hidden_act": "gelu"})
+    newer = pretrained.encoder(PROJECTING | {"eos_token_id": 19, "hidden_act": "gelu"})
     fields = newer.pool, newer.eos, newer.projection, newer.activation
     assert fields == ("first_eos", 19, 8, "gelu")
-    network = transformers_text.encoder(T5)
+    network = pretrained.encoder(T5)
     assert network == T5Encoder(
         vocabulary=20,
         width=8,
@@ -76,7 +75,7 @@ def test_configurations_are_read():
         masked=False,
     )
     first = {k: v for k, v in T5.items() if k != "feed_forward_proj"}
-    assert transformers_text.encoder(first).feed_forward == "relu"
+    assert pretrained.encoder(first).feed_forward == "relu"
 
 
 @pytest.mark.parametrize(
@@ -94,13 +93,13 @@ def test_configurations_are_read():
 )
 def test_what_the_encoders_do_not_do_is_refused(config, message):
     with pytest.raises(ValueError, match=message):
-        transformers_text.encoder(config)
+        pretrained.encoder(config)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_tensor_lands_in_its_place(kind):
     encoder, tensors = tensors_of(KINDS[kind])
-    variables = transformers_text.parameters(tensors, encoder)
+    variables = pretrained.parameters(tensors, encoder)
     ids, mask = jnp.ones((1, 5), int), jnp.ones((1, 5), bool)
     want = jax.eval_shape(encoder.init, jax.random.key(0), ids, mask)
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, want)
@@ -112,7 +111,7 @@ def test_every_tensor_lands_in_its_place(kind):
 def test_a_square_projection_is_transposed():
     """A linear layer's matrix is (out, in); of a square one its shape does not tell."""
     encoder, tensors = tensors_of(PROJECTING)
-    variables = transformers_text.parameters(tensors, encoder)
+    variables = pretrained.parameters(tensors, encoder)
     ids = jnp.array([[3, 4, 19, 0]])
     found = encoder.apply(variables, ids)
     want = np.asarray(found.last)[0, 2] @ tensors["text_projection.weight"].T
@@ -127,13 +126,13 @@ def test_names_with_and_without_their_prefix_are_the_same():
         for name, tensor in tensors.items()
     }
     old["text_model.embeddings.position_ids"] = np.arange(7)[None]
-    want = transformers_text.parameters(tensors, encoder)
-    assert_trees_equal(transformers_text.parameters(old, encoder), want)
+    want = pretrained.parameters(tensors, encoder)
+    assert_trees_equal(pretrained.parameters(old, encoder), want)
     halves = {name: tensor.astype(np.float16) for name, tensor in old.items()}
     rounded = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
     assert_trees_equal(
-        transformers_text.parameters(halves, encoder),
-        transformers_text.parameters(
+        pretrained.parameters(halves, encoder),
+        pretrained.parameters(
             {name: tensor.astype(np.float32) for name, tensor in rounded.items()}, encoder
         ),
     )
@@ -141,15 +140,15 @@ def test_names_with_and_without_their_prefix_are_the_same():
 
 def test_t5s_table_has_either_name_or_both():
     encoder, tensors = tensors_of(T5)
-    want = transformers_text.parameters(tensors, encoder)
+    want = pretrained.parameters(tensors, encoder)
     other = dict(tensors)
     other["encoder.embed_tokens.weight"] = other.pop("shared.weight")
-    assert_trees_equal(transformers_text.parameters(other, encoder), want)
+    assert_trees_equal(pretrained.parameters(other, encoder), want)
     both = other | {"shared.weight": tensors["shared.weight"]}
-    assert_trees_equal(transformers_text.parameters(both, encoder), want)
+    assert_trees_equal(pretrained.parameters(both, encoder), want)
     both["shared.weight"] = both["shared.weight"] + 1
     with pytest.raises(ValueError, match="the two tables differ"):
-        transformers_text.parameters(both, encoder)
+        pretrained.parameters(both, encoder)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -160,7 +159,7 @@ def test_missing_and_surplus_tensors_are_one_error_with_counts(kind):
     damaged |= {f"surplus{i}": np.ones(1) for i in range(5)}
     damaged[second] = np.ones((1, 2, 3))
     with pytest.raises(ValueError, match="of another architecture") as raised:
-        transformers_text.parameters(damaged, encoder)
+        pretrained.parameters(damaged, encoder)
     said = str(raised.value)
     assert f"1 missing ({first})" in said
     assert "5 unexpected (surplus0, surplus1, surplus2 and 2 more)" in said
@@ -171,7 +170,7 @@ def test_a_projection_too_many_is_an_error():
     encoder, _ = tensors_of(CLIP)
     _, tensors = tensors_of(PROJECTING)
     with pytest.raises(ValueError, match=r"1 unexpected \(text_projection.weight\)"):
-        transformers_text.parameters(tensors, encoder)
+        pretrained.parameters(tensors, encoder)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +194,7 @@ def test_parameter_counts_are_the_published_ones(count, width, layers, heads, pr
         "projection_dim": projection,
         "architectures": [f"CLIPTextModel{'WithProjection' if projection else ''}"],
     }
-    shapes = transformers_text.tensor_shapes(transformers_text.encoder(config))
+    shapes = pretrained.tensor_shapes(pretrained.encoder(config))
     assert sum(np.prod(shape) for shape in shapes.values()) == count
 
 

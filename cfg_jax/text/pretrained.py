@@ -3,7 +3,10 @@
 Only names and layouts differ: a dense layer's matrix is (out, in) there and (in, out) here.
 """
 
+import dataclasses
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path as File
 from typing import Any
 
 import jax
@@ -12,12 +15,106 @@ import numpy as np
 from flax import traverse_util
 
 from cfg_jax.diffusion.checks import told
-from cfg_jax.interop.tensors import Path, check_shapes, require
-from cfg_jax.text import CLIPText, T5Encoder
+from cfg_jax.runtime import safetensors_file, torch_file
+from cfg_jax.runtime.files import read_text
+from cfg_jax.runtime.tensors import Path, check_shapes, require
+from cfg_jax.text.clip import CLIPText
+from cfg_jax.text.t5 import T5Encoder
 
 Encoder = CLIPText | T5Encoder
 LARGEST_END = 2
 """The id of the end in configurations that pool where a row's id is the largest."""
+
+
+OURS = {
+    "length",
+    "eos",
+    "pool",
+    "masked",
+    "layer",
+    "final_norm",
+    "dtype",
+    "remat",
+    "parent",
+    "name",
+}
+"""Fields that say how an encoder is used: the others say which one it is."""
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+INDEX = "model.safetensors.index.json"
+
+
+def read(folder: str, network: Encoder) -> dict[str, Any]:
+    """The variables of an encoder whose weights a folder holds.
+
+    Args:
+      folder: It holds config.json, and model.safetensors, in one or several files, or
+        pytorch_model.bin.
+      network: The encoder; of a longer one, the positions that it has are taken.
+
+    Raises:
+      ValueError: A file is missing or damaged, or the folder holds another encoder.
+    """
+    root = File(folder).expanduser()
+    config = _object(root / "config.json")
+    try:
+        theirs = encoder(config)
+        _check_same(network, theirs, folder)
+        variables = parameters(_tensors_of(root), theirs)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    if "positions" in variables["params"]:
+        places = variables["params"]["positions"]
+        variables["params"]["positions"] = places[: network.length]
+    return variables
+
+
+def _check_same(network: Encoder, theirs: Encoder, folder: str) -> None:
+    """Raises ValueError where the encoder of a folder is another one."""
+    if type(network) is not type(theirs):
+        raise ValueError(
+            f"it holds a {type(theirs).__name__}, and encoder is a {type(network).__name__}"
+        )
+    for field in dataclasses.fields(theirs):
+        ours, other = getattr(network, field.name), getattr(theirs, field.name)
+        if field.name == "hidden" and ours is None:
+            ours = 4 * network.width
+        if field.name not in OURS and ours != other:
+            raise ValueError(f"its encoder has {field.name} {other}, and encoder has {ours}")
+    if getattr(network, "length", 0) > getattr(theirs, "length", 0):
+        raise ValueError(f"length must be at most {theirs.length}, got {network.length}")
+
+
+def _tensors_of(root: File) -> dict[str, np.ndarray]:
+    """The tensors of a folder by their names."""
+    if (root / INDEX).is_file():
+        named = _object(root / INDEX).get("weight_map")
+        if not isinstance(named, Mapping) or not all(isinstance(n, str) for n in named.values()):
+            raise ValueError(f"{INDEX} has no weight_map")
+        files = sorted({File(name).name for name in named.values()})
+        parts = [_flat(root / name) for name in files]
+        return {name: tensor for part in parts for name, tensor in part.items()}
+    whole, pickled = (root / name for name in WEIGHTS)
+    if pickled.is_file() and not whole.is_file():
+        return torch_file.read(pickled)
+    return _flat(whole)
+
+
+def _flat(path: File) -> dict[str, np.ndarray]:
+    tensors, _ = safetensors_file.read(path)
+    return traverse_util.flatten_dict(tensors, sep=safetensors_file.SEPARATOR)
+
+
+def _object(path: File) -> Mapping[str, Any]:
+    """The object that a file of JSON holds."""
+    text = read_text(path)
+    try:
+        held = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not isinstance(held, Mapping):
+        raise ValueError(f"{path} should hold an object")
+    return held
 
 
 def encoder(config: Mapping[str, Any]) -> Encoder:

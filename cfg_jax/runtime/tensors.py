@@ -23,7 +23,7 @@ def check_shapes(
     The message counts the tensors that are missing, unexpected and of another shape, and names the
     first few of each.
 
-    >>> from cfg_jax.interop.tensors import check_shapes
+    >>> from cfg_jax.runtime.tensors import check_shapes
     >>> check_shapes({"a": (2,)}, {"a": (3,)})
     Traceback (most recent call last):
     ValueError: the tensors are of another architecture: 1 of another shape (a (2,) for (3,))
@@ -51,7 +51,7 @@ def _few(names: list[str]) -> str:
 def require(config: Mapping[str, Any], field: str, wanted: Any) -> None:
     """Raises ValueError unless a field, where it is given, has the one value that we know.
 
-    >>> from cfg_jax.interop.tensors import require
+    >>> from cfg_jax.runtime.tensors import require
     >>> require({"act_fn": "silu"}, "act_fn", "silu")
     >>> require({"eps": 1e-6}, "eps", 1e-5)
     Traceback (most recent call last):

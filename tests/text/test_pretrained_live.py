@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from cfg_jax.interop import transformers_text
+from cfg_jax.text import pretrained
 
 torch = pytest.importorskip("torch", reason="runs the text encoders of transformers")
 transformers = pytest.importorskip("transformers", reason="compares with transformers")
@@ -92,9 +92,9 @@ def ours(module, tmp_path, **fields):
     """Our encoder and its variables, by way of the folder that transformers saves."""
     module.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    encoder = transformers_text.encoder(config).clone(**fields)
+    encoder = pretrained.encoder(config).clone(**fields)
     tensors = load_file(tmp_path / "model.safetensors")
-    return encoder, transformers_text.parameters(tensors, encoder)
+    return encoder, pretrained.parameters(tensors, encoder)
 
 
 def error(got, want):
@@ -239,7 +239,7 @@ def test_gradients_by_the_embeddings(kind, tmp_path):
 
     want = their_gradient(module, table, weights, outputs)
     assert_close(by_embedded, want)
-    names = transformers_text.tensor_shapes(encoder)
+    names = pretrained.tensor_shapes(encoder)
     gradients = {
         name.removeprefix("text_model."): parameter.grad.numpy()
         for name, parameter in module.named_parameters()
@@ -247,7 +247,7 @@ def test_gradients_by_the_embeddings(kind, tmp_path):
     }
     table_name = next(name for name in names if name in TABLES)  # the hook cuts the table off
     gradients = gradients | {table_name: np.zeros((VOCABULARY, 24), np.float32)}
-    theirs = transformers_text.parameters(gradients, encoder)
+    theirs = pretrained.parameters(gradients, encoder)
     for path, leaf in jax.tree_util.tree_leaves_with_path(theirs):
         got = functools.reduce(lambda tree, key: tree[key.key], path, by_all)
         largest = np.abs(leaf).max()
