@@ -8,7 +8,7 @@ DECAYS = ("constant", "cosine")
 
 _LAST = 2**31 - 1
 
-_GREATEST = 1e30
+_LEAST, _GREATEST = 1e-30, 1e30
 """Well within float32."""
 """The last step that optax counts."""
 
@@ -69,7 +69,7 @@ def _check(learning_rate, warmup, decay, b1, b2, eps, weight_decay, clip_norm, t
     if clip_norm is not None:
         positive["clip_norm"] = clip_norm
     for name, value in positive.items():
-        checks.number(name, value, 0.0, _GREATEST, "(]")
+        checks.number(name, value, _LEAST, _GREATEST)
     for name, value in {"b1": b1, "b2": b2}.items():
         checks.number(name, value, 0.0, 1.0, "[)")
     checks.number("weight_decay", weight_decay, 0.0, _GREATEST)

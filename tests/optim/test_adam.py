@@ -96,7 +96,7 @@ BAD = {
     "decay": ("step", ""),
     "b1": (-0.1, 1.0, 2.0, NAN),
     "b2": (-0.1, 1.0, 2.0, NAN),
-    "eps": (0.0, -1.0, NAN, INF),
+    "eps": (0.0, 1e-46, -1.0, NAN, INF),
     "weight_decay": (-1.0, NAN, INF),
     "clip_norm": (0.0, -1.0, NAN, INF),
     "train_steps": (0, 2**31),
