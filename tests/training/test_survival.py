@@ -95,6 +95,7 @@ def test_a_closed_terminal_stops_it_as_a_notice_does_and_a_second_one_does_not_h
     wait_for_row(workdir, 40, process)
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
         process.send_signal(number)
+        time.sleep(0.1)  # at once, either might be looked at first
     _, told = process.communicate(timeout=60)
     assert process.returncode == 129, told
     saved = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
