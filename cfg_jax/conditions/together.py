@@ -84,7 +84,11 @@ def encoded_null(
 ) -> dict[str, Any]:
     """What guidance puts in the condition's place, as the network is shown it."""
     nulls = null(conditioners)
-    raw = {name: nulls[name] for name, made in conditioners if made.encoder is not None}
+    raw = {
+        name: nulls[name]
+        for name, made in conditioners
+        if made.encoder is not None and nulls[name] is not KEPT
+    }
     shown = encode(condition.one(raw))
     return {**nulls, **jax.tree.map(lambda leaf: leaf[0], shown)}
 

@@ -193,7 +193,10 @@ def _texts(where: str, name: str, array: np.ndarray, count: int) -> np.ndarray:
         )
     found = np.empty(count, object)
     for i, row in enumerate(array.reshape(count, -1).tolist()):
-        texts = [_decoded(text) for text in row]
+        try:
+            texts = list(fields.captions(name, [_decoded(text) for text in row]))
+        except ValueError as error:
+            raise ValueError(f"example {i} of {where}: {error}") from None
         while len(texts) > 1 and not texts[-1]:
             texts.pop()
         found[i] = tuple(texts)
@@ -222,4 +225,4 @@ def _class_names(where: str, names: np.ndarray | None, labels: np.ndarray) -> tu
 
 
 def _decoded(name: str | bytes) -> str:
-    return readable(name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name)
+    return readable(name.decode("utf-8", "surrogateescape")) if isinstance(name, bytes) else name

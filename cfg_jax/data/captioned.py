@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -248,7 +249,7 @@ def _rows(there: Tree, table: str) -> Iterator[tuple[int, str, tuple[str, ...]]]
             name, texts = entry["file_name"], fields.captions("text", entry["text"])
             if not isinstance(name, str):
                 raise TypeError("file_name must be text")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f'{shown(there.path)}: line {number} of {table} is no {{"file_name": …, "text": '
                 f"…}} ({reason(error)})"
@@ -263,9 +264,22 @@ def _json_lines(text: str) -> Iterator[tuple[int, Any]]:
 
 
 def _csv_lines(text: str) -> Iterator[tuple[int, Any]]:
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    for row in rows:
-        yield rows.line_num, row
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    while True:
+        wrong, row = "", None
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            wrong = str(error)
+        if row is not None and None in row:
+            wrong = "it has more fields than the first line; text with a comma needs quotes"
+        yield rows.line_num, functools.partial(_refuse, wrong) if wrong else row
+
+
+def _refuse(why: str) -> None:
+    raise ValueError(why)
 
 
 def _text(there: Tree, file: str) -> str:

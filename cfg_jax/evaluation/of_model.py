@@ -89,7 +89,7 @@ def asked(model: Model, data: Dataset, samples: int, classifier: Model | None = 
         values = made.every()
         if values is not None and made.classes(values) is not None:
             chosen = np.resize(np.asarray(values), samples)
-            titles = made.titles(values[:PICTURED])
+            titles = made.titles(values[: min(PICTURED, samples)])
             return Asked({name: chosen}, np.asarray(made.classes(chosen)), titles, {})
     if not conditioners or not data.num_classes:
         raise ValueError(f"nothing says of which class a sample of {model!r} should be")

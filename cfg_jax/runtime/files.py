@@ -46,6 +46,8 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     try:
         if target.is_symlink():
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        if target.exists() and not target.is_dir() and not target.is_file():
+            raise OSError(errno.EINVAL, "it is a device or a pipe, which would be replaced")
         with temporary.open("wb") as file:
             yield file
         os.replace(temporary, target)

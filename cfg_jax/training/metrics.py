@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cfg_jax.runtime.files import atomic
+from cfg_jax.runtime.files import atomic, check_regular
 
 
 class MetricsWriter:
@@ -70,6 +70,8 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def _rows(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The rows, and how many lines are none; a last one that was cut off is not counted."""
+    if path.exists():
+        check_regular(path)
     *lines, last = (path.read_bytes() if path.exists() else b"").split(b"\n")
     found = [_row(line) for line in lines]
     rows = [row for row in [*found, _row(last)] if row is not None]

@@ -12,6 +12,7 @@ from recipes import captioned, smallest
 from cfg_jax import conditions, recipe
 from cfg_jax.blueprint import blueprint
 from cfg_jax.conditions import Text, together
+from cfg_jax.diffusion.condition import KEPT
 from cfg_jax.model import Model
 from cfg_jax.parts import Facts, Sequence
 from cfg_jax.sampling import fronts
@@ -133,6 +134,17 @@ def test_the_empty_text_and_the_null_are_finite_and_differ(model):
     empty = model.denoiser(z, level, model.condition(text=[""]))
     assert bool(jnp.isfinite(none).all() & jnp.isfinite(empty).all())
     assert float(jnp.abs(none - empty).max()) > 1e-4
+
+
+def test_a_text_that_guidance_does_not_hide_is_no_null(model):
+    ((name, made),) = model.conditioners
+    kept = dataclasses.replace(
+        model, conditioners=((name, dataclasses.replace(made, guided=False)),)
+    )
+    assert kept.null == {"text": KEPT}
+    x = kept.sample(jax.random.key(0), text=CAPTIONS, w=0.0)
+    want = model.sample(jax.random.key(0), text=CAPTIONS, w=0.0)
+    np.testing.assert_allclose(x, want, rtol=1e-5, atol=1e-5)
 
 
 def test_guidance_is_between_the_text_and_what_stands_in_its_place(model):

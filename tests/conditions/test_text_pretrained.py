@@ -136,7 +136,7 @@ def test_another_encoder_than_the_recipes_is_refused(folder, fields, message):
         ("config.json", b"[]", r"config\.json should hold an object"),
         ("model.safetensors", None, r"the weights file .*model\.safetensors does not exist"),
         ("model.safetensors", b"half", r"model\.safetensors is damaged"),
-        ("vocab.json", b"{}", r"merges\.txt makes '.*', which the vocabulary has not"),
+        ("vocab.json", b"{}", r"merges\.txt makes .*, which the vocabulary has not"),
     ],
 )
 def test_files_that_are_missing_or_damaged_are_named(folder, name, content, message):

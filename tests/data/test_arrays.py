@@ -205,3 +205,10 @@ def test_files_and_parts_that_do_not_fit_are_refused(path, tmp_path):
             Arrays(**fields).open("test")
     with pytest.raises(ValueError, match=r"path should name an \.npz file with x or image and"):
         Arrays()
+
+
+def test_half_of_a_surrogate_pair_is_named(tmp_path):
+    texts = np.array(["a red fox", "half \ud800"])
+    np.savez(tmp_path / "x.npz", x=np.zeros((2, 8, 8, 1), np.uint8), text=texts)
+    with pytest.raises(ValueError, match=r"example 1 of .*x\.npz: text holds half of a surrogate"):
+        Arrays(path=str(tmp_path / "x.npz")).open("train")

@@ -96,6 +96,10 @@ def test_a_picture_may_have_several_captions_of_any_text(tmp_path):
         ),
         ({"metadata.csv": b"name,text\n0.png,a"}, "line 2 of metadata.csv .*'file_name'"),
         ({"metadata.csv": AS_CSV + b"\n0.png"}, "line 8 of metadata.csv is no"),
+        ({"metadata.csv": AS_CSV + b"\n0.png,a fox, on snow"}, "line 8 .* has more fields than"),
+        ({"metadata.csv": AS_CSV + b'\n0.png,"a fox'}, "of metadata.csv is no .*unexpected end"),
+        ({"metadata.csv": AS_CSV + b"\n0.png," + b"a" * 200_000}, "field larger than field limit"),
+        ({"metadata.jsonl": TABLE + b"\n" + b"[" * 100_000}, "line 7 of metadata.jsonl is no"),
         ({"metadata.jsonl": b"\xff\xfe"}, "metadata.jsonl cannot be read .UnicodeDecodeError"),
         (
             {"metadata.jsonl": lines(row("0.png", "a"))},

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import pwd
+import stat
 import tempfile
 import zipfile
 from pathlib import Path
@@ -58,6 +59,20 @@ def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path):
         write_atomically(tmp_path / "loop", b"new")
     assert error.value.filename == str(tmp_path / "loop")
     assert (tmp_path / "loop").is_symlink()
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path, linked):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    path = tmp_path / "link" if linked else pipe
+    if linked:
+        path.symlink_to(pipe)
+    with pytest.raises(OSError, match="is a device or a pipe") as refused, atomic(path):
+        pass
+    assert refused.value.filename == str(path)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_user_without_a_home_keeps_things_among_the_temporary_files(monkeypatch):

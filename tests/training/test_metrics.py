@@ -1,6 +1,7 @@
 """Metrics on disk: what a crash leaves, what going on drops, and TensorBoard's copy."""
 
 import json
+import os
 
 import pytest
 from disk import full
@@ -35,6 +36,12 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
     raw = events.read_bytes()
     assert b"loss_by_logsnr/0" in raw
     assert b"loss_by_logsnr/1" not in raw
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is no regular file"):
+        metrics.read(tmp_path / "metrics.jsonl")
 
 
 def test_no_flipped_bit_stops_a_run(tmp_path):
