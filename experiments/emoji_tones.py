@@ -25,7 +25,6 @@ import cfg_jax
 from cfg_jax.data.dataset import load
 from cfg_jax.data.samples import to_float
 from cfg_jax.loading import describe
-from cfg_jax.runtime import bulk
 
 FIGURE = Path(__file__).parent / "figures" / "emoji_tones.png"
 
@@ -81,18 +80,6 @@ def toned(real: Pictures) -> list[tuple[str, str]]:
         if match and all(f"{match[1]} {t} skin tone" in seen for t in TONES if t != match[2]):
             found.append((match[1], match[2]))
     return found
-
-
-def draw(
-    model: cfg_jax.Model, captions: Sequence[str], *, w: float, seed: int, batch: int
-) -> np.ndarray:
-    """A sample of each caption, from the same noise whatever w is."""
-    made = []
-    for start, count, index in bulk.full_batches(len(captions), min(batch, len(captions))):
-        texts = [captions[i] for i in index]
-        x = model.sample(jax.random.key(seed), text=texts, w=w, offset=start)
-        made.append(np.clip(np.asarray(x), -1.0, 1.0)[:count])
-    return np.concatenate(made)
 
 
 def nearest(x: np.ndarray, real: np.ndarray) -> np.ndarray:
@@ -155,7 +142,7 @@ def measure(
     """The scores of every strength."""
     captions = [f"{name} {tone} skin tone" for name, tone in asked]
     return [
-        {"w": w, **scores(draw(model, captions, w=w, seed=seed, batch=batch), asked, real)}
+        {"w": w, **scores(scoring.draw(model, captions, w=w, seed=seed, batch=batch), asked, real)}
         for w in ws
     ]
 

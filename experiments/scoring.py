@@ -18,6 +18,8 @@ from cfg_jax import recipe
 from cfg_jax.cli import recipes
 from cfg_jax.data import Dataset
 from cfg_jax.evaluation import record
+from cfg_jax.model import Model
+from cfg_jax.runtime import bulk
 from cfg_jax.runtime.mesh import fitting
 from cfg_jax.sampling.solvers import Ancestral
 
@@ -97,6 +99,34 @@ def kept(
         held[name] = measure()
         record.write_files(path.parent, {path.name: json.dumps(held, indent=1).encode()})
     return held[name]
+
+
+def draw(
+    model: Model,
+    texts: Sequence[str],
+    *,
+    w: float,
+    seed: int,
+    batch: int,
+    negative: Sequence[str] | None = None,
+) -> np.ndarray:
+    """A sample of each caption, kept within [-1, 1], from the same noise whatever is asked.
+
+    Args:
+      model: A model of captions alone.
+      texts: The captions.
+      w: The guidance strength.
+      seed: Of the noise.
+      batch: Samples at a time.
+      negative: What stands in the null's place, one a caption.
+    """
+    key, made = jax.random.key(seed), []
+    for start, count, index in bulk.full_batches(len(texts), min(batch, len(texts))):
+        instead = {"text": [negative[i] for i in index]} if negative else None
+        asked = [texts[i] for i in index]
+        x = model.sample(key, text=asked, w=w, negative=instead, offset=start)
+        made.append(np.clip(np.asarray(x), -1.0, 1.0)[:count])
+    return np.concatenate(made)
 
 
 def table(head: Sequence[str], rows: Sequence[tuple[Sequence[Any], Mapping[str, float]]]) -> str:

@@ -21,11 +21,11 @@ scores as JSON.
 
 import argparse
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import scoring
 from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ from cfg_jax.data.scenes import COLOURS, DIGITS
 from cfg_jax.evaluation.caption_match import agrees
 from cfg_jax.evaluation.of_captions import CaptionJudge, Captions, captions_of
 from cfg_jax.loading import describe
-from cfg_jax.runtime import bulk, files
+from cfg_jax.runtime import files
 
 FIGURE = Path(__file__).parent / "figures" / "text_guidance.png"
 
@@ -49,24 +49,7 @@ WEIGHED_AT = 1.0  # w, where words are weighted
 CONVENTIONS = ("comfyui", "a1111")
 
 Draw = Callable[..., np.ndarray]
-
-
-def drawer(model: cfg_jax.Model, *, seed: int, batch: int) -> Draw:
-    """`(model, texts, w, negative) -> samples`, with the same noise every time."""
-    key = jax.random.key(seed)
-
-    def draw(
-        model: cfg_jax.Model, texts: Sequence[str], w: float, negative: Sequence[str] | None = None
-    ) -> np.ndarray:
-        made = []
-        for start, count, index in bulk.full_batches(len(texts), min(batch, len(texts))):
-            given: dict[str, Any] = {"text": [texts[i] for i in index]}
-            instead = {"text": [negative[i] for i in index]} if negative else None
-            x = model.sample(key, given, w=w, negative=instead, offset=start)
-            made.append(np.clip(np.asarray(x), -1.0, 1.0)[:count])
-        return np.concatenate(made)
-
-    return draw
+"""`scoring.draw`, told of its seed and batch."""
 
 
 def some(captions: Captions, chosen: np.ndarray) -> Captions:
@@ -138,13 +121,13 @@ def over_negatives(
     model: cfg_jax.Model, draw: Draw, judge: CaptionJudge, captions: Captions
 ) -> dict[str, list[dict[str, float]]]:
     """Caption accuracy over w with each thing in the null's place."""
-    unguided = accuracy(judge, draw(model, captions.texts, 0.0), captions.wanted)
+    unguided = accuracy(judge, draw(model, captions.texts, w=0.0), captions.wanted)
     found = {}
     for name, changed in tqdm(NEGATIVES.items(), desc="negative prompts"):
         negative = None if changed is None else [changed(text) for text in captions.texts]
         rows = [{"w": 0.0, "caption_accuracy": unguided}]
         for w in NEGATIVE_WS:
-            x = draw(model, captions.texts, w, negative)
+            x = draw(model, captions.texts, w=w, negative=negative)
             rows.append({"w": w, "caption_accuracy": accuracy(judge, x, captions.wanted)})
         found[name] = rows
     return found
@@ -167,7 +150,7 @@ def over_weights(
         rows = []
         for weight in WEIGHTS:
             texts = [weighted(text, weight) for text in captions.texts]
-            x = draw(weighing, texts, WEIGHED_AT)
+            x = draw(weighing, texts, w=WEIGHED_AT)
             rows.append(
                 {
                     "weight": weight,
@@ -204,7 +187,7 @@ def measure(
         scorers=(clip,),
     )
     pairs = in_pairs(captions_of(held_out, "text", samples))
-    draw = drawer(model, seed=seed, batch=batch)
+    draw = functools.partial(scoring.draw, seed=seed, batch=batch)
     return {
         "w": swept.rows,
         "real": swept.reference,

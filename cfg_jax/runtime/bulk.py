@@ -25,9 +25,9 @@ _SETTINGS = "settings.json"
 _PART = re.compile(r"\d+\.npy")
 """Names of parts."""
 
-_OWN = re.compile(
-    rf"{re.escape(locks.NAME)}|settings\.json|\d+\.npy|\.(settings\.json|\d+\.npy)\.\d+\.part"
-)
+_WRITTEN = rf"{re.escape(_SETTINGS)}|{_PART.pattern}"
+
+_OWN = re.compile(rf"{re.escape(locks.NAME)}|{_WRITTEN}|\.({_WRITTEN})\.\d+\.part")
 """Names of the files that a job makes, those that it was killed over among them."""
 
 Draw = Callable[[int, np.ndarray], np.ndarray]
