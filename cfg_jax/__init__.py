@@ -13,6 +13,10 @@ from cfg_jax import interrupts
 if interrupts.is_command():  # the other imports take a second, in which Ctrl-C may come
     interrupts.at_once()
 
+    from cfg_jax import surroundings
+
+    surroundings.check()
+
 from cfg_jax import diffusion, guidance, sampling
 from cfg_jax.diffusion import (
     condition,

@@ -78,6 +78,15 @@ class Blueprint(NamedTuple):
         """The shape of one example's z."""
         return latent_shape(self.codec, self.frozen.codec, self.facts.shape)
 
+    def shown(self, count: int) -> dict[str, Any]:
+        """Shapes of the condition that the network is shown of so many samples."""
+
+        def batched(spec: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((count, *spec.shape), spec.dtype)
+
+        inlets = conditions.inlets(self.conditioners)
+        return {name: jax.tree.map(batched, inlet.spec) for name, inlet in inlets}
+
     def init(self, key: jax.Array) -> Any:
         """The first variables of the network, and of its conditioners' encoders."""
         specs = {name: inlet.spec for name, inlet in conditions.inlets(self.conditioners)}
@@ -111,13 +120,27 @@ def described(codec: Any, params: Any, shape: tuple[int, ...]) -> Any:
     return jax.ShapeDtypeStruct(found.shape[1:], found.dtype)
 
 
-def translated(codec: Any, params: Any, way: str, x: Any) -> Any:
+def translated(codec: Any, params: Any, way: str, x: Any, shape: tuple[int, ...]) -> Any:
     """What a codec's `encode` or `decode` makes of an array, compiled, where that array lies.
 
+    Args:
+      codec: The codec.
+      params: Its parameters.
+      way: "encode" or "decode".
+      x: Data or latents, (batch, ...); their sides may be others than those of training.
+      shape: That of one example of the data.
+
     Raises:
-      ValueError: It is no array of numbers.
+      ValueError: It is no such array.
     """
-    x = checks.batch("x" if way == "encode" else "z", x)
+    name, wanted = "x", shape
+    if way == "decode":
+        name, wanted = "z", latent_shape(codec, params, shape)
+    checks.no_bytes(name, x)
+    x = checks.batch(name, x)
+    if x.ndim != len(wanted) + 1 or x.shape[-1] != wanted[-1] or not x.shape[0]:
+        sides = ", ".join(map(str, wanted))
+        raise ValueError(f"{name} must be (batch, {sides}), or of other sides, got {x.shape}")
     place = getattr(x, "sharding", None)
     if params and isinstance(place, NamedSharding) and place.mesh.size > 1:
         params = jax.device_put(params, NamedSharding(place.mesh, PartitionSpec()))

@@ -25,7 +25,8 @@ from cfg_jax.networks import Encoder
 from cfg_jax.nn import TimestepFeatures
 from cfg_jax.objectives import CrossEntropy
 from cfg_jax.parts import Classes, Facts
-from cfg_jax.recipe.description import Description, claim, from_json, to_json
+from cfg_jax.recipe.claims import claim
+from cfg_jax.recipe.description import Description, from_json, to_json
 from cfg_jax.recipe.slots import FACTS, fields
 from cfg_jax.run import Run
 from cfg_jax.runtime import manifest, safetensors_file, torch_file

@@ -129,11 +129,11 @@ class Model:
 
     def encode(self, x: Float[ArrayLike, "batch ..."]) -> Float[Array, "batch ..."]:
         """Data in [-1, 1], channels last, to z."""
-        return translated(*self.coder, "encode", x)
+        return translated(*self.coder, "encode", x, self.facts.shape)
 
     def decode(self, z: Float[ArrayLike, "batch ..."]) -> Float[Array, "batch ..."]:
         """Z to data in [-1, 1], channels last."""
-        return translated(*self.coder, "decode", z)
+        return translated(*self.coder, "decode", z, self.facts.shape)
 
     def entries(self, cond: Any = None, **entries: Any) -> dict[str, Any]:
         """What a person gives, each as its conditioner makes it.

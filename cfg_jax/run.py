@@ -76,7 +76,7 @@ def load_run(workdir: str | Path, *, step: int | None = None, ema: Any = None) -
         if step is not None and step not in checkpoints.steps():
             held = ", ".join(map(str, checkpoints.steps())) or "none"
             raise ValueError(f"{workdir} has no checkpoint of step {step}; it has {held}")
-        frozen = _frozen(checkpoints)
+        frozen = frozen_of(checkpoints)
         plan = blueprint(config, facts, frozen)
         step, params = _average(checkpoints, config, plan, step, ema)
     fields = plan.model(params)
@@ -128,7 +128,7 @@ def shown_as(model: Model, config: ConfigDict) -> Conditioners:
     return made
 
 
-def _frozen(checkpoints: Checkpoints) -> FrozenParameters:
+def frozen_of(checkpoints: Checkpoints) -> FrozenParameters:
     """The parameters that were not trained, beside the checkpoints."""
     found = checkpoints.restore_frozen() or {}
     return FrozenParameters(found.get("codec", {}), found.get("condition", {}))

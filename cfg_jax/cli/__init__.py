@@ -2,6 +2,7 @@
 
 import _thread
 import contextlib
+import dis
 import errno
 import importlib
 import keyword
@@ -13,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from cfg_jax import interrupts
@@ -160,7 +162,7 @@ def _answer(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, RuntimeError | AssertionError) and _is_of_devices(error):
         asked = os.environ.get("JAX_PLATFORMS", "")
         return f"JAX_PLATFORMS={asked}: JAX starts on none of these here", MISTAKE
-    if isinstance(error, MemoryError | RuntimeError):
+    if isinstance(error, MemoryError | RuntimeError | ImportError):
         wanted = _memory(error)
         if wanted is not None:
             return f"there is not enough memory{wanted and f' ({wanted})'}", MISTAKE
@@ -198,12 +200,14 @@ def _say(message: str) -> None:
     print(f"cfg_jax {message}", file=sys.stderr)
 
 
-def _memory(error: MemoryError | RuntimeError) -> str | None:
+def _memory(error: MemoryError | RuntimeError | ImportError) -> str | None:
     """What an error for lack of memory says was wanted, maybe nothing; None for any other error."""
     told = next(iter(str(error).splitlines()), "")
     found = re.search("RESOURCE_EXHAUSTED: (.*)|(Out of memory.*)", told)  # as JAX says it
     if found:
         return (found[1] or found[2]).rstrip(".")
+    if isinstance(error, ImportError):  # a library that the system had no room for
+        return "" if "failed to map segment" in told else None
     return told if isinstance(error, MemoryError) else None
 
 
@@ -225,6 +229,18 @@ def _is_of_devices(error: BaseException) -> bool:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether this package raised the error: any other is a bug, and keeps its traceback."""
-    *_, last = traceback.walk_tb(error.__traceback__)
-    return Path(__file__).parents[1] in Path(last[0].f_code.co_filename).parents
+    """Whether this package raised the error: any other is a bug, and keeps its traceback.
+
+    Python itself raises a TypeError where code is wrong: only one that a statement raised is ours.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or Path(__file__).parents[1] not in Path(_file(trace)).parents:
+        return False
+    code = trace.tb_frame.f_code.co_code[trace.tb_lasti]
+    return isinstance(error, ValueError) or dis.opname[code] == "RAISE_VARARGS"
+
+
+def _file(trace: TracebackType) -> str:
+    return trace.tb_frame.f_code.co_filename

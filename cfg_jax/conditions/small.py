@@ -112,6 +112,7 @@ class Small(Conditioner):
         if set(given) - {"x", "logsnr"} or "x" not in given:
             raise ValueError(f'{self.name} must be images, or {{"x": images, "logsnr": λ}}')
         checks.numbers(self.name, given["x"])
+        checks.no_bytes(self.name, given["x"])
         x, wanted = jnp.asarray(given["x"], jnp.float32), self.inlet.shape
         if x.shape[1:] != wanted:
             raise ValueError(f"{self.name} must have shape (batch, {wanted}), got {x.shape}")

@@ -38,6 +38,8 @@ class Text(Conditioner):
       vocabulary: How many tokens there are, at most; with `pretrained`, exactly those of its table.
       length: Tokens of a caption, its beginning and its end among them; a longer one is cut, with a
         warning.
+      chunks: A caption goes on over so many rows of `length` tokens, each with a beginning and an
+        end of its own and encoded by itself, before it is cut; the network attends to all of them.
       weights: How "(a word:1.3)" is read: "a1111", "a1111_no_norm" or "comfyui", see
         `weights.parse`; "" takes brackets for text.
       masked: Whether padding is hidden from the network; Stable Diffusion's attend to it.
@@ -52,6 +54,7 @@ class Text(Conditioner):
     pretrained: str = ""
     vocabulary: int = 512
     length: int = 32
+    chunks: int = 1
     weights: str = ""
     masked: bool = True
     encoder: Any = _ENCODER
@@ -65,6 +68,7 @@ class Text(Conditioner):
         super().__post_init__()
         checks.whole("vocabulary", self.vocabulary, 259, 1_000_000)
         checks.whole("length", self.length, 3, 1_000_000)
+        checks.whole("chunks", self.chunks, 1, tokenizer.MOST_CHUNKS)
         one_of("weights", self.weights, ("", *CONVENTIONS))
         checks.truth("masked", self.masked)
         for name in ("folder", "pretrained"):
@@ -88,11 +92,7 @@ class Text(Conditioner):
 
     def begun(self, key: jax.Array) -> Any:
         """The encoder's variables before training; None where it is not trained along."""
-        return (
-            None
-            if self.pretrained
-            else self.encoder.init(key, *(leaf[None] for leaf in self._nothing))
-        )
+        return None if self.pretrained else self.encoder.init(key, *self._rows(self._nothing))
 
     def frozen(self) -> Mapping[str, Any]:
         """The folder's tokenizer, as the bytes of its JSON text; the encoder, if it is given.
@@ -124,20 +124,21 @@ class Text(Conditioner):
     @property
     def inlet(self) -> parts.Sequence:
         """As many vectors as tokens, padding masked."""
-        return parts.Sequence(self.length, self.encoder.width, masked=True)
+        return parts.Sequence(self.chunks * self.length, self.encoder.width, masked=True)
 
     @property
     def null(self) -> Tokens | Weighted:
         """One token behind all others; no token at all stands for the empty caption."""
         null = self._nothing
-        return Weighted(null, np.ones(self.length, np.float32), null) if self.weights else null
+        return Weighted(null, np.ones(len(null.ids), np.float32), null) if self.weights else null
 
     @property
     def _nothing(self) -> Tokens:
+        places = np.arange(self.chunks * self.length)
         if self.pretrained:
-            return Tokens(np.zeros(self.length, np.int32), np.zeros(self.length, bool))
-        first = np.arange(self.length) == 0
-        return Tokens(np.full(self.length, self.vocabulary, np.int32), first)
+            return Tokens(np.zeros_like(places, np.int32), np.zeros_like(places, bool))
+        first = places % self.length == 0
+        return Tokens(np.full_like(places, self.vocabulary, np.int32), first)
 
     def read(self, params, batch, x):
         """The batch's tokens."""
@@ -159,27 +160,34 @@ class Text(Conditioner):
         if not isinstance(texts, list | tuple) or not all(isinstance(t, str) for t in texts):
             raise ValueError(f"{self.name} must be sentences, got {checks.told(value)}")
         made = _tokenizer(bytes(np.asarray(params["tokenizer"])))
-        return weights.rows(texts, made, self.weights) if self.weights else made(texts)
+        if not self.weights:
+            return made(texts, chunks=self.chunks)
+        return weights.rows(texts, made, self.weights, chunks=self.chunks)
 
     def encoded(self, params: Mapping[str, Any], entry: Any) -> Attended:
         """The encoder's states, weighted."""
 
         def states(tokens: Tokens) -> jax.Array:
-            return self.encoder.apply(params["encoder"], *tokens).sequence
+            return self.encoder.apply(params["encoder"], *self._rows(tokens)).sequence
 
         tokens = self._said(params, entry.tokens if self.weights else entry)
         z = states(tokens)
         if self.weights:
             empty = states(self._said(params, entry.empty))
-            z = weights.weigh(z, entry.weights, self.weights, empty=empty)
+            z = weights.weigh(z, self._rows(entry.weights), self.weights, empty=empty)
+        z = z.reshape(*tokens.mask.shape, -1)
         return Attended(z, tokens.mask if self.masked else jnp.ones_like(tokens.mask))
+
+    def _rows(self, entry: Any) -> Any:
+        """Chunks one below the other, as the encoder takes them."""
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, self.length), entry)
 
     def _said(self, params: Mapping[str, Any], tokens: Tokens) -> Tokens:
         """The tokens, those of the empty caption where there are none."""
         if not self.pretrained:
             return tokens
         none = ~jnp.any(tokens.mask, axis=-1, keepdims=True)
-        empty = Tokens(**params["empty"])
+        empty = Tokens(**jax.tree.map(lambda row: jnp.tile(row, self.chunks), params["empty"]))
         return jax.tree.map(lambda row, other: jnp.where(none, other, row), tokens, empty)
 
     def parse(self, text: str) -> list[str]:

@@ -28,6 +28,7 @@ from cfg_jax.data.dataset import (
 from cfg_jax.data.folder import IMAGES, Pictures, both, fingerprint
 from cfg_jax.data.tree import Tree, shown
 from cfg_jax.data.windows import Windowed
+from cfg_jax.runtime.files import once
 
 TABLES = ("metadata.jsonl", "metadata.csv")
 """Names of the tables, each looked for beside the pictures."""
@@ -260,7 +261,7 @@ def _rows(there: Tree, table: str) -> Iterator[tuple[int, str, tuple[str, ...]]]
 def _json_lines(text: str) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield number, lambda line=line: json.loads(line)
+            yield number, lambda line=line: json.loads(line, object_pairs_hook=once)
 
 
 def _csv_lines(text: str) -> Iterator[tuple[int, Any]]:
@@ -273,7 +274,9 @@ def _csv_lines(text: str) -> Iterator[tuple[int, Any]]:
             return
         except csv.Error as error:
             wrong = str(error)
-        if row is not None and None in row:
+        if row is not None and len(set(rows.fieldnames or ())) < len(rows.fieldnames or ()):
+            wrong = "two columns have one name"
+        elif row is not None and None in row:
             wrong = "it has more fields than the first line; text with a comma needs quotes"
         yield rows.line_num, functools.partial(_refuse, wrong) if wrong else row
 

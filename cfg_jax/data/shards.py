@@ -29,6 +29,7 @@ from cfg_jax.data.folder import Pictures
 from cfg_jax.data.tars import Members, Place
 from cfg_jax.data.tree import shown
 from cfg_jax.data.windows import Windowed
+from cfg_jax.runtime.files import once
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 MOST_CLASSES = 1_000_000
@@ -287,4 +288,4 @@ def _texts(content: bytes, field: str | None) -> tuple[str, ...]:
     text = content.decode("utf-8-sig")
     if field is None:
         return (text.strip(),)
-    return fields.captions(field, json.loads(text)[field])
+    return fields.captions(field, json.loads(text, object_pairs_hook=once)[field])

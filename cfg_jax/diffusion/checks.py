@@ -159,6 +159,16 @@ def batch(name: str, value: Any) -> jax.Array:
     return found
 
 
+def no_bytes(name: str, value: Any) -> None:
+    """Refuses bytes where data in [-1, 1] belong.
+
+    Raises:
+      ValueError: They are.
+    """
+    if getattr(value, "dtype", None) == np.uint8:
+        raise ValueError(f"{name} must lie in [-1, 1], got bytes: {name} / 127.5 - 1 makes it so")
+
+
 def function(what: str, value: Any, form: str = "(z, logsnr, cond) -> eps") -> Any:
     """A function of a form, if it can be called at all.
 

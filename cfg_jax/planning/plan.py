@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from cfg_jax.blueprint import FrozenParameters
 from cfg_jax.model import Model
 from cfg_jax.parts import Facts
 from cfg_jax.planning.analysis import Analysis, Report, analyse
@@ -18,7 +19,6 @@ from cfg_jax.runtime import mesh as meshes
 from cfg_jax.sampling import sharded_sample
 from cfg_jax.training.program import Program, build
 from cfg_jax.training.state import State
-from cfg_jax.training.step import Frozen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ def search(
 
     def measure(images: int) -> tuple[int, bool]:
         there = of(images)
-        program = _program(there, topology, facts, first.frozen)
+        program = _program(there, topology, facts, first.blueprint.frozen)
         found = _step(program, there, topology, report)
         return found.used, found.fits
 
@@ -205,7 +205,7 @@ def _laid(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
 
 
 def _program(
-    config: ConfigDict, topology: Topology, facts: Facts, frozen: Frozen | None = None
+    config: ConfigDict, topology: Topology, facts: Facts, frozen: FrozenParameters | None = None
 ) -> Program:
     mesh = meshes.device_mesh(config.mesh.fsdp, topology.devices)
     return build(config, facts, mesh, frozen)
@@ -236,14 +236,8 @@ def _sampler(program: Program, topology: Topology, count: int, report: Report) -
         )
         return model.decode(z)
 
-    def batched(spec: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((count, *spec.shape), spec.dtype)
-
     key = jax.eval_shape(lambda: jax.random.key(0))
-    cond = {
-        name: jax.tree.map(batched, made.inlet.spec)
-        for name, made in program.blueprint.conditioners
-    }
+    cond = program.blueprint.shown(count)
     return analyse(
         jax.jit(sample),
         (model_of_shapes(program), *_whole((key, cond), program)),

@@ -5,10 +5,10 @@
 
 from cfg_jax.recipe.blocks import block
 from cfg_jax.recipe.checks import check, check_reading
+from cfg_jax.recipe.claims import claim
 from cfg_jax.recipe.defaults import default
 from cfg_jax.recipe.description import (
     Description,
-    claim,
     copied,
     describe,
     differences,

@@ -19,8 +19,7 @@ from cfg_jax.recipe.nodes import group
 from cfg_jax.recipe.origins import check_origins
 from cfg_jax.recipe.signature import told
 from cfg_jax.recipe.slots import CHILDREN, SLOTS
-from cfg_jax.runtime.files import atomic, make_folder, once
-from cfg_jax.runtime.notes import note
+from cfg_jax.runtime.files import once
 
 FREE = {
     "train.accumulate",
@@ -294,56 +293,3 @@ def _names(field: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise ValueError(f"{field} are no list of names")
     return tuple(value)
-
-
-def claim(workdir: Path, description: Description) -> None:
-    """Makes the work directory this run's own, or finds that it is already.
-
-    Raises:
-      ValueError: As `compare`; or it cannot be made.
-    """
-    path = workdir / "config.json"
-    if path.exists():
-        compare(workdir, description)
-    try:
-        make_folder(workdir)
-        with atomic(path) as file:
-            file.write(to_json(description).encode() + b"\n")
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def compare(workdir: Path, description: Description) -> None:
-    """Finds that a work directory holds this very run.
-
-    It says what does not forbid to go on with it, but keeps it from ending bit for bit as it would
-    have: changed files of its data, another number of devices.
-
-    Raises:
-      ValueError: It holds a run of another recipe or of other data, every difference of which is
-        named.
-    """
-    held = describe(workdir)
-    found = differences(held.config, description.config)
-    if held.facts != description.facts:
-        found.append(f"the data: {_data(held.facts)} -> {_data(description.facts)}")
-    if found:
-        raise ValueError(
-            f"{workdir} holds a run of another config ({'; '.join(found)}): "
-            "give the same config, or another --workdir"
-        )
-    if held.fingerprint and held.fingerprint != description.fingerprint:
-        note(f"the files of the data have changed since {workdir} was last trained")
-    if held.devices and held.devices != description.devices:
-        note(
-            f"{workdir} was last trained on {held.devices} devices, now it is {description.devices}"
-            ": sums are rounded otherwise"
-        )
-
-
-def _data(facts: Facts) -> str:
-    """Facts in a few words, for messages."""
-    beside = [*(f"{name} {spec.shape}" for name, spec in facts.arrays.items()), *facts.texts]
-    return f"{facts.shape} of {len(facts.class_names)} classes" + (
-        f" with {', '.join(beside)}" if beside else ""
-    )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from cfg_jax.runtime import manifest, processes, store
+from cfg_jax.runtime.files import folder
 from cfg_jax.runtime.frozen import Frozen, FrozenError
 from cfg_jax.runtime.manifest import Manifest
 
@@ -65,7 +66,7 @@ class Checkpoints:
       keep_every: Those of steps that it divides stay too; 0 for none.
 
     Raises:
-      ValueError: keep < 1 or keep_every < 0.
+      ValueError: keep < 1 or keep_every < 0, or WORKDIR/checkpoints is a file.
     """
 
     def __init__(self, workdir: Path, *, keep: int = 3, keep_every: int = 0):
@@ -73,7 +74,7 @@ class Checkpoints:
             raise ValueError(
                 f"keep must be at least 1 and keep_every at least 0; got {keep} and {keep_every}"
             )
-        self._directory = workdir.absolute() / "checkpoints"
+        self._directory = folder(workdir.absolute() / "checkpoints")
         self._removed = self._directory / ".removed"
         self._keep, self._keep_every = keep, keep_every
         self._store = store.Store()

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import json
 import lzma
 import os
 import tempfile
@@ -75,6 +76,17 @@ def make_folder(path: Path) -> None:
         raise
 
 
+def folder(path: Path) -> Path:
+    """The path of a folder that is there, or can be made there.
+
+    Raises:
+      ValueError: Something else stands there.
+    """
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise ValueError(f"{path} is no folder, and stands where one should")
+    return path
+
+
 def check_regular(path: str | Path) -> None:
     """Raises ValueError where a path is no regular file: a pipe keeps its reader waiting."""
     if os.path.isdir(path):
@@ -99,6 +111,22 @@ def read_text(path: str | Path) -> str:
         return Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as text in UTF-8: {error}") from None
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """The object that a file of JSON holds.
+
+    Raises:
+      ValueError: As `read_text`; or the file is no JSON, or holds something else.
+    """
+    text = read_text(path)
+    try:
+        held = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON, or cut short: {error}") from None
+    if not isinstance(held, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return held
 
 
 def read_arrays(

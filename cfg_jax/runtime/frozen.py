@@ -60,7 +60,7 @@ class Frozen:
             )
 
     def save(self, tree: Any, *, needed: Iterable[str | None]) -> None:
-        """Writes parameters; where some lie there already, compares them.
+        """Writes parameters; compares them with those that checkpoints there need.
 
         Args:
           tree: A pytree of arrays; one without leaves is not written.
@@ -72,6 +72,10 @@ class Frozen:
         """
         named = manifest.names(jax.tree.map(jnp.asarray, tree))
         sums = manifest.take(named)
+        needed = list(needed)
+        if not needed:
+            processes.by_first(lambda: store.remove(self._path))
+            self._known = None
         held = self._manifest()
         if held is not None:
             self._compare(sums, held.arrays[ITEM])

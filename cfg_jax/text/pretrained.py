@@ -4,7 +4,6 @@ Only names and layouts differ: a dense layer's matrix is (out, in) there and (in
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path as File
 from typing import Any
@@ -16,7 +15,7 @@ from flax import traverse_util
 
 from cfg_jax.diffusion.checks import told
 from cfg_jax.runtime import safetensors_file, torch_file
-from cfg_jax.runtime.files import read_text
+from cfg_jax.runtime.files import read_object
 from cfg_jax.runtime.tensors import Path, check_shapes, require
 from cfg_jax.text.clip import CLIPText
 from cfg_jax.text.t5 import T5Encoder
@@ -56,7 +55,7 @@ def read(folder: str, network: Encoder) -> dict[str, Any]:
       ValueError: A file is missing or damaged, or the folder holds another encoder.
     """
     root = File(folder).expanduser()
-    config = _object(root / "config.json")
+    config = read_object(root / "config.json")
     try:
         theirs = encoder(config)
         _check_same(network, theirs, folder)
@@ -88,7 +87,7 @@ def _check_same(network: Encoder, theirs: Encoder, folder: str) -> None:
 def _tensors_of(root: File) -> dict[str, np.ndarray]:
     """The tensors of a folder by their names."""
     if (root / INDEX).is_file():
-        named = _object(root / INDEX).get("weight_map")
+        named = read_object(root / INDEX).get("weight_map")
         if not isinstance(named, Mapping) or not all(isinstance(n, str) for n in named.values()):
             raise ValueError(f"{INDEX} has no weight_map")
         files = sorted({File(name).name for name in named.values()})
@@ -103,18 +102,6 @@ def _tensors_of(root: File) -> dict[str, np.ndarray]:
 def _flat(path: File) -> dict[str, np.ndarray]:
     tensors, _ = safetensors_file.read(path)
     return traverse_util.flatten_dict(tensors, sep=safetensors_file.SEPARATOR)
-
-
-def _object(path: File) -> Mapping[str, Any]:
-    """The object that a file of JSON holds."""
-    text = read_text(path)
-    try:
-        held = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    if not isinstance(held, Mapping):
-        raise ValueError(f"{path} should hold an object")
-    return held
 
 
 def encoder(config: Mapping[str, Any]) -> Encoder:

@@ -30,6 +30,9 @@ LONGEST_WORD = 256
 LARGEST = 1_000_000
 """More tokens a row, or more entries of a vocabulary, are a mistake."""
 
+MOST_CHUNKS = 1_000
+"""More rows of one text are a mistake."""
+
 NAMED = 3
 """So many texts are named in a warning; the others are counted."""
 
@@ -109,40 +112,51 @@ class Tokenizer:
         """How many tokens a text has, without beginning and end."""
         return len(self.ids(text))
 
-    def __call__(self, texts: Sequence[str]) -> Tokens:
+    def __call__(self, texts: Sequence[str], *, chunks: int = 1) -> Tokens:
         """A row for each text; one warning names the ends that are cut off.
 
         Of a text that is too long, the first tokens are kept, and the end put behind them.
+
+        Args:
+          texts: The texts.
+          chunks: A text goes on over so many rows, as in `chunks`, which become one of chunks *
+            length tokens.
         """
-        rows, lost = [], []
+        rows: list[list[int]] = []
+        lost = []
         listed = _listed(texts)
+        room = self.room * whole("chunks", chunks, 1, MOST_CHUNKS)
         for text, encoded in zip(listed, _encoded(self.json, listed), strict=True):
-            if len(encoded.ids) > self.room:
-                lost.append(text[encoded.offsets[self.room][0] :])
-            rows.append(encoded.ids[: self.room])
+            if len(encoded.ids) > room:
+                lost.append(text[encoded.offsets[room][0] :])
+            rows += (encoded.ids[i : i + self.room] for i in range(0, room, self.room))
         if lost:
             more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
             _LOG.warning(
                 "%d of %d texts are longer than %d tokens; cut off: %s%s",
                 len(lost),
                 len(listed),
-                self.room,
+                room,
                 ", ".join(told(end) for end in lost[:NAMED]),
                 more,
             )
-        return self.rows(rows)
+        made = self.rows(rows)
+        return Tokens(*(part.reshape(len(listed), chunks * self.length) for part in made))
 
     def rows(self, texts: Sequence[Sequence[int]]) -> Tokens:
         """A row for each text of ids, as `ids` gives them.
 
         Raises:
-          ValueError: One has more than `room` ids.
+          ValueError: One has more than `room` ids, or one that no token has.
         """
+        known = self.vocabulary
         ids = np.full((len(texts), self.length), self.pad, np.int32)
         mask = np.zeros(ids.shape, bool)
         for i, text in enumerate(texts):
             if len(text) > self.room:
                 raise ValueError(f"a row has room for {self.room} tokens of text, got {len(text)}")
+            if text and not 0 <= min(text) <= max(text) < known:
+                raise ValueError(f"ids must lie in [0, {known}), got {told(text)}")
             row = [*self._beginning, *text, self.eos]
             ids[i, : len(row)] = row
             mask[i, : len(row)] = True
@@ -160,7 +174,7 @@ class Tokenizer:
             negative prompt grows to the length of the prompt.
 
         Raises:
-          ValueError: size is no whole number from 1 to `room`, or at_least is not at least 1.
+          ValueError: size is no whole number from 1 to `room`, or at_least is none from 1 to 1,000.
         """
         return self.chunked(self.ids(text), size, at_least=at_least)
 
@@ -168,7 +182,7 @@ class Tokenizer:
         """`chunks` of ids, as `ids` gives them."""
         size = self.room if size is None else whole("size", size, 1, self.room)
         parts = [list(ids[i : i + size]) for i in range(0, len(ids), size)]
-        parts += [[]] * (whole("at_least", at_least, 1) - len(parts))
+        parts += [[]] * (whole("at_least", at_least, 1, MOST_CHUNKS) - len(parts))
         if self.pad != self.eos:
             parts = [part[: part.index(self.eos)] if self.eos in part else part for part in parts]
         return self.rows(parts)
@@ -187,7 +201,7 @@ class Tokenizer:
         try:
             fields = json_text.loads(text)
             return cls(**fields)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"this is no tokenizer of Tokenizer.to_json: {error}") from None
 
 

@@ -1,7 +1,6 @@
 """Reads the tokenizer folders of CLIP and T5, as transformers writes them, old or new."""
 
 import base64
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from tokenizers import (
 )
 
 from cfg_jax.diffusion.checks import told
+from cfg_jax.runtime.files import read_object, read_text
 
 CONFIG, MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 WHOLE = "tokenizer.json"
@@ -298,22 +298,18 @@ def _folder(folder: str | Path) -> Path:
 
 
 def _read(path: Path) -> str:
+    _check_there(path)
+    return read_text(path)
+
+
+def _check_there(path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"{path.parent} holds no {path.name}")
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
 
 
 def _object(path: Path) -> dict[str, Any]:
-    try:
-        held = json.loads(_read(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON, or cut short: {error}") from None
-    if not isinstance(held, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return held
+    _check_there(path)
+    return read_object(path)
 
 
 def _object_if_there(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from cfg_jax.diffusion.checks import told
 from cfg_jax.nn.fields import one_of
 from cfg_jax.text.tokenizer import Tokenizer, Tokens
 
@@ -68,13 +69,16 @@ def parse(prompt: str, convention: str) -> list[Part]:
       convention: One of `CONVENTIONS`.
 
     Raises:
-      ValueError: There is no such convention, or brackets are nested too deeply.
+      ValueError: There is no such convention, the prompt is no text, or its brackets are nested too
+        deeply.
 
     >>> from cfg_jax.text import weights
     >>> weights.parse("a (red:1.5) [fox]", "comfyui")
     [('a ', 1.0), ('red', 1.5), (' [fox]', 1.0)]
     """
     one_of("convention", convention, CONVENTIONS)
+    if not isinstance(prompt, str):
+        raise ValueError(f"prompt must be a text, got {told(prompt)}")
     merged: list[Part] = []
     for text, weight in CONVENTIONS[convention][0](prompt):
         if merged and merged[-1][1] == weight:
@@ -84,11 +88,12 @@ def parse(prompt: str, convention: str) -> list[Part]:
 
 
 def weighted(
-    prompt: str, tokenizer: Tokenizer, convention: str
+    prompt: str, tokenizer: Tokenizer, convention: str, *, at_least: int = 1
 ) -> tuple[Tokens, Float[np.ndarray, "rows length"]]:
     """The rows of a weighted prompt, and a weight for each token: 1 for beginning, end, padding.
 
-    Each piece is tokenised by itself, as both programs do; rows are full before the next begins.
+    Each piece is tokenised by itself, as both programs do; rows are full before the next begins,
+    and rows of no text make them `at_least` so many.
 
     Raises:
       ValueError: There is no such convention.
@@ -99,7 +104,7 @@ def weighted(
         found = tokenizer.ids(text)
         ids += found
         weights += [weight] * len(found)
-    tokens = tokenizer.chunked(ids)
+    tokens = tokenizer.chunked(ids, at_least=at_least)
     laid = np.ones(tokens.ids.shape, np.float32)
     start = 0 if tokenizer.bos is None else 1
     for row, first in enumerate(range(0, len(ids), tokenizer.room)):
@@ -108,24 +113,28 @@ def weighted(
     return tokens, laid
 
 
-def rows(prompts: Sequence[str], tokenizer: Tokenizer, convention: str) -> Weighted:
-    """A row for each weighted prompt; one that is too long is cut, with a warning.
+def rows(
+    prompts: Sequence[str], tokenizer: Tokenizer, convention: str, *, chunks: int = 1
+) -> Weighted:
+    """A row for each weighted prompt, of `chunks`; one that is too long is cut, with a warning.
 
     Raises:
       ValueError: There is no such convention, or a prompt is no text.
     """
-    found = [weighted(prompt, tokenizer, convention) for prompt in prompts]
-    long = sum(len(laid) > 1 for _, laid in found)
+    found = [weighted(prompt, tokenizer, convention, at_least=chunks) for prompt in prompts]
+    long = sum(len(laid) > chunks for _, laid in found)
     if long:
         _LOG.warning(
-            "%d of %d texts are longer than %d tokens, and cut", long, len(found), tokenizer.room
+            "%d of %d texts are longer than %d tokens, and cut",
+            long,
+            len(found),
+            chunks * tokenizer.room,
         )
-    ids, mask = (
-        np.stack([part[0] for part in parts])
-        for parts in zip(*(tokens for tokens, _ in found), strict=True)
+    ids, mask, laid = (
+        np.stack([part[:chunks].ravel() for part in parts])
+        for parts in zip(*((*tokens, laid) for tokens, laid in found), strict=True)
     )
-    laid = np.stack([laid[0] for _, laid in found])
-    return Weighted(Tokens(ids, mask), laid, tokenizer([""] * len(found)))
+    return Weighted(Tokens(ids, mask), laid, tokenizer([""] * len(found), chunks=chunks))
 
 
 def weigh(

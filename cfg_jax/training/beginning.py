@@ -1,4 +1,4 @@
-"""What training begins with: a random network, or that of another run."""
+"""What training begins with: a random network, that of another run, or what a run has kept."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from cfg_jax.run import Run, named_run
+from cfg_jax.blueprint import FrozenParameters
+from cfg_jax.recipe.claims import begun
+from cfg_jax.recipe.description import describe, differences
+from cfg_jax.run import Run, frozen_of, named_run
+from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.runtime.notes import note
 from cfg_jax.training.program import Program
 from cfg_jax.training.state import State
@@ -21,8 +25,24 @@ def origin(config: ConfigDict, workdir: Path) -> Run | None:
     Raises:
       ValueError: It cannot be read.
     """
-    begun = any((workdir / "checkpoints").glob("[0-9]*"))
-    return _run(config.train.init) if config.train.init and not begun else None
+    return _run(config.train.init) if config.train.init and not begun(workdir) else None
+
+
+def kept(config: ConfigDict, workdir: Path) -> FrozenParameters | None:
+    """What a run of this recipe keeps beside its checkpoints and never trains, such as its codec.
+
+    It goes on with those, wherever they were read from when it began.
+
+    Returns:
+      The parameters; None where there is no such run.
+
+    Raises:
+      ValueError: They are missing or damaged.
+    """
+    if not begun(workdir) or differences(describe(workdir).config, config):
+        return None
+    with Checkpoints(workdir) as checkpoints:
+        return frozen_of(checkpoints)
 
 
 def _run(name: str) -> Run:

@@ -13,6 +13,8 @@ from cfg_jax.data.media import medium
 from cfg_jax.model import Model
 from cfg_jax.recipe import flatten
 from cfg_jax.runtime import processes
+from cfg_jax.runtime.files import folder
+from cfg_jax.sampling import sample
 from cfg_jax.training.program import Program
 
 CLASSES, PER_CLASS = 10, 8
@@ -49,13 +51,14 @@ class GridWriter:
             )
         self._seed, self._mesh = config.train.seed, program.mesh
         self._plan, self._data = plan, data
-        self._folder = workdir / "samples"
+        self._folder = folder(workdir / "samples")
         self._medium = medium(plan.facts)
         fields = flatten(config).items()
         shown = {name: value for name, value in fields if name.startswith(("sample.", "guidance."))}
         self._told = {**shown, "seed": self._seed}
         if not self._codes:
-            jax.eval_shape(self._guided, program.state.params)  # a mistake shows before training
+            key = jax.eval_shape(lambda: jax.random.key(0))  # a mistake shows before training
+            jax.eval_shape(self._drawn, program.state.params, key, plan.shown(1))
 
     def write(self, step: int, params: Any) -> Path:
         """Samples with these parameters and writes the page of the given step."""
@@ -81,8 +84,21 @@ class GridWriter:
         if not self._path(step).exists():
             self.write(step, params)
 
-    def _guided(self, params: Any) -> Any:
-        return jax.tree.leaves(self._model(params).guided())
+    def _drawn(self, params: Any, key: Any, cond: Any) -> Any:
+        """A sample as the recipe says, of a condition that is encoded already."""
+        model = self._model(params)
+        how = model.sampling
+        return sample(
+            model.guided(),
+            key,
+            cond,
+            shape=model.shape,
+            schedule=model.schedule,
+            solver=how.solver,
+            grid=how.grid,
+            steps=how.steps,
+            batch=None if cond else 1,
+        )
 
     def _path(self, step: int) -> Path:
         return self._folder / f"{step}.png"

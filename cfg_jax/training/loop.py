@@ -13,12 +13,13 @@ from ml_collections import ConfigDict
 from cfg_jax import conditions, recipe
 from cfg_jax.blueprint import Blueprint
 from cfg_jax.data import Dataset, batches
-from cfg_jax.recipe.description import Description, claim, flatten
+from cfg_jax.recipe.claims import claim
+from cfg_jax.recipe.description import Description, flatten
 from cfg_jax.runtime import failures, locks, processes
 from cfg_jax.runtime import mesh as meshes
 from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.runtime.notes import note
-from cfg_jax.training.beginning import beginning, origin
+from cfg_jax.training.beginning import beginning, kept, origin
 from cfg_jax.training.feed import Feed
 from cfg_jax.training.grids import GridWriter
 from cfg_jax.training.journal import Journal
@@ -57,9 +58,11 @@ def train(config: ConfigDict, workdir: Path) -> None:
       StoppedError: SIGINT or SIGTERM came; a checkpoint was saved.
     """
     ledger = Ledger()
-    data, program = _opened(config)
+    data, program = _opened(config, workdir)
     every, last = config.train, config.train.steps
-    named = origin(config, workdir)  # a mistake shows before the directory is made
+    # Mistakes show before the directory is made.
+    named = origin(config, workdir)
+    grids = GridWriter(config, workdir, program, data) if every.sample_every else None
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(locks.alone(workdir))
@@ -68,7 +71,6 @@ def train(config: ConfigDict, workdir: Path) -> None:
         stack.enter_context(checkpoints)
         stopped = stack.enter_context(signals())
         checkpoints.save_frozen(program.frozen._asdict())
-        grids = GridWriter(config, workdir, program, data) if every.sample_every else None
         start, state = _resumed(program, checkpoints, grids, config)
         if start >= last:
             note(f"{workdir} is trained already, to step {start}")
@@ -106,11 +108,11 @@ def train(config: ConfigDict, workdir: Path) -> None:
         checkpoints.wait()
 
 
-def _opened(config: ConfigDict) -> tuple[Dataset, Program]:
+def _opened(config: ConfigDict, workdir: Path) -> tuple[Dataset, Program]:
     """The data of a recipe and what it compiles to, alike in all processes."""
     recipe.check(config)
     data = recipe.make(config.data, "data", path="config.data").open("train")
-    program = build(config, data.facts, data=data)
+    program = build(config, data.facts, frozen=kept(config, workdir), data=data)
     processes.agree("recipes or data", _identity(config, data))
     return data, program
 

@@ -56,7 +56,7 @@ def build(
     config: ConfigDict,
     facts: Facts,
     mesh: Mesh | None = None,
-    frozen: Frozen | None = None,
+    frozen: FrozenParameters | None = None,
     data: Any = None,
 ) -> Program:
     """Puts a recipe's training together; compiles nothing yet.
@@ -66,7 +66,7 @@ def build(
       facts: What is known of the data.
       mesh: See `mesh.device_mesh`; the devices that can share the batch, and hold the state, when
         None.
-      frozen: What the step reads and never changes; read from where the recipe says when None.
+      frozen: Parameters that are not trained; read from where the recipe says when None.
       data: As in `blueprint`.
 
     Returns:
@@ -79,7 +79,7 @@ def build(
     train = config.train
     if mesh is not None:
         meshes.check_batch_size(train.batch_size, mesh, train.accumulate)
-    plan = blueprint(config, facts, frozen and FrozenParameters(*frozen[1:]), data)
+    plan = blueprint(config, facts, frozen, data)
     _check_parts(plan.objective, train.accumulate)
     optimizer = _optimizer(config, getattr(plan.network, "apart", ()))
     averages = profiles(config)
@@ -115,7 +115,7 @@ def build(
         jax.jit(start, out_shardings=layout, compiler_options=compiled.once(mesh)),
         jax.jit(step, donate_argnums=0, out_shardings=(layout, whole)),
         _laid_out(shapes, layout),
-        Frozen(ready(plan.objective), *plan.frozen) if frozen is None else frozen,
+        Frozen(ready(plan.objective), *plan.frozen),
         _batch(plan, train.batch_size, meshes.split(mesh)),
     )
     _check(program, whole)

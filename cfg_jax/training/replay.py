@@ -19,11 +19,12 @@ from cfg_jax.blueprint import Blueprint
 from cfg_jax.data.media import Medium, medium
 from cfg_jax.diffusion import condition
 from cfg_jax.diffusion.condition import KEPT
-from cfg_jax.recipe.description import compare, describe
+from cfg_jax.recipe.claims import compare
+from cfg_jax.recipe.description import describe
 from cfg_jax.runtime import mesh as meshes
 from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.runtime.files import atomic
-from cfg_jax.training.beginning import beginning
+from cfg_jax.training.beginning import beginning, kept
 from cfg_jax.training.loop import described, stream
 from cfg_jax.training.program import Program, build
 from cfg_jax.training.step import losses, setting
@@ -70,7 +71,7 @@ def replay(config: ConfigDict, workdir: Path, step: int) -> Replay:
         )
     describe(workdir)
     data = recipe.make(config.data, "data", path="config.data").open("train")
-    program = build(config, data.facts, data=data)
+    program = build(config, data.facts, frozen=kept(config, workdir), data=data)
     compare(workdir, described(config, data, program))
     mesh = program.mesh
     frozen = jax.device_put(program.frozen, meshes.replicated(mesh))

@@ -111,6 +111,46 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
         cli.main(["train"])
 
 
+def test_a_type_error_is_ours_only_where_a_statement_raises_it(monkeypatch, capsys):
+    """`None + 1` anywhere in the package is a bug, and no mistake of who calls it."""
+    from cfg_jax.diffusion import checks
+
+    monkeypatch.setattr("cfg_jax.cli.train.run", lambda argv: checks.function("guide", 3))
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["train"])
+    assert capsys.readouterr().err.startswith("cfg_jax train: guide must be a callable")
+    there = {}
+    exec(compile("def broken(argv): return None + 1", cli.__file__, "exec"), there)  # as if ours
+    monkeypatch.setattr("cfg_jax.cli.train.run", there["broken"])
+    with pytest.raises(TypeError, match="unsupported operand"):
+        cli.main(["train"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("JAX_ENABLE_X64", "maybe", "JAX cannot be imported: invalid truth value 'maybe'"),
+        ("JAX_NUM_CPU_DEVICES", "abc", "JAX cannot be imported: Invalid value"),
+        ("JAX_DEFAULT_PRNG_IMPL", "none", "JAX cannot be imported: Invalid value"),
+        ("JAX_NUMPY_RANK_PROMOTION", "raise", "JAX_NUMPY_RANK_PROMOTION=raise is for code"),
+        ("JAX_NUMPY_DTYPE_PROMOTION", "strict", "JAX_NUMPY_DTYPE_PROMOTION=strict is for code"),
+        ("JAX_TRANSFER_GUARD", "disallow", "JAX_TRANSFER_GUARD=disallow is for code"),
+        ("JAX_DISABLE_JIT", "True", "JAX_DISABLE_JIT=True is for code"),
+    ],
+)
+def test_settings_of_jax_that_no_command_works_under_are_told_in_one_line(name, value, said):
+    done = subprocess.run(
+        [sys.executable, "-m", "cfg_jax", "train", "--config", "digits"],
+        env={**os.environ, "PYTHONPATH": PYTHONPATH, name: value},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"cfg_jax train: {said}")
+    assert done.stderr.count("\n") == 1
+
+
 def of_c():
     raise ImportError("initialization failed") from KeyboardInterrupt()
 

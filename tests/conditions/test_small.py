@@ -87,6 +87,7 @@ X = np.zeros((1, 4, 4, 1))
     [
         (PLAIN, np.zeros((1, 8, 8, 1)), r"small must have shape \(batch, \(4, 4, 1\)\), got"),
         (PLAIN, X[0], "small must have shape"),
+        (PLAIN, (127 * X).astype(np.uint8), r"small must lie in \[-1, 1\], got bytes"),
         (PLAIN, X * np.nan, "small must be finite"),
         (PLAIN, {"x": X, "logsnr": 3.0}, "small takes no logsnr: .* without noise"),
         (NOISED, {"x": X, "logsnr": 0.0}, "small.logsnr must lie in"),

@@ -16,7 +16,7 @@ from cfg_jax.diffusion.condition import KEPT
 from cfg_jax.model import Model
 from cfg_jax.parts import Facts, Sequence
 from cfg_jax.sampling import fronts
-from cfg_jax.text import CLIPText, Tokens
+from cfg_jax.text import CLIPText, Tokenizer, Tokens, weights
 
 FACTS = Facts((8, 8, 1), texts=("text",))
 CAPTIONS = ["a red three", "a blue seven left of a red three", "a white one below a red two"]
@@ -37,17 +37,21 @@ def tiny():
     return config
 
 
-@pytest.fixture(scope="module")
-def model():
+def drawn(config):
     """A model whose every parameter is random: one that starts at zero would hide the text."""
     plan = blueprint(
-        tiny(), FACTS, data=types.SimpleNamespace(captions={"text": CAPTIONS}.__getitem__)
+        config, FACTS, data=types.SimpleNamespace(captions={"text": CAPTIONS}.__getitem__)
     )
     shapes = jax.eval_shape(plan.init, jax.random.key(0))
     leaves, structure = jax.tree.flatten(shapes)
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    drawn = [0.3 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
-    return Model(**plan.model(jax.tree.unflatten(structure, drawn)))
+    values = [0.3 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+    return Model(**plan.model(jax.tree.unflatten(structure, values)))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return drawn(tiny())
 
 
 def asked(model, captions):
@@ -229,6 +233,64 @@ def test_a_weighted_prompt_that_is_too_long_is_cut_with_a_warning(model, caplog)
     assert got.vectors.shape[:2] == (2, 12)
     assert bool(got.mask[0].all())
     assert "1 of 2 texts are longer than 10 tokens, and cut" in caplog.text
+
+
+LONG = CAPTIONS[1]
+
+
+def of(held):
+    """The tokenizer that was learned."""
+    return Tokenizer.from_json(bytes(held["tokenizer"]).decode())
+
+
+def in_chunks(**fields):
+    """Captions over three rows, and what they need beside them."""
+    made = text(chunks=3, **fields)
+    return made, {**made.learned(iter(CAPTIONS)), "encoder": made.begun(jax.random.key(0))}
+
+
+@pytest.mark.parametrize("caption", [LONG, CAPTIONS[0], ""])
+def test_chunks_of_a_caption_are_encoded_each_by_itself_and_laid_side_by_side(caption):
+    made, held = in_chunks()
+    assert made.inlet == Sequence(36, 8, masked=True)
+    got = made.encoded(held, made.given([caption, LONG], held))
+    rows = of(held).chunks(caption, at_least=3)
+    assert rows.ids.shape == (3, 12)
+    wanted = made.encoder.apply(held["encoder"], *rows).sequence
+    np.testing.assert_allclose(got.vectors[0], wanted.reshape(36, 8), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(got.mask[0], rows.mask.ravel())
+
+
+def test_weights_of_words_count_in_their_own_chunk():
+    """A1111 keeps the mean of a chunk, not of the prompt."""
+    made, held = in_chunks(weights="a1111")
+    prompt = f"(red:1.5) {LONG}"
+    got = made.encoded(held, made.given([prompt], held)).vectors[0]
+    tokens, laid = weights.weighted(prompt, of(held), "a1111", at_least=3)
+    assert [bool((row != 1).any()) for row in laid] == [True, False, False]
+    z = made.encoder.apply(held["encoder"], *tokens).sequence
+    for row in range(3):
+        weighed = weights.weigh(z[row : row + 1], laid[row : row + 1], "a1111")[0]
+        np.testing.assert_allclose(got[12 * row :][:12], weighed, rtol=1e-5, atol=1e-5)
+
+
+def test_the_null_is_each_chunks_and_what_no_chunk_holds_is_cut(caplog):
+    made, held = in_chunks()
+    null = made.null
+    assert null.ids.tolist() == [300] * 36
+    assert null.mask.tolist() == 3 * ([True] + [False] * 11)
+    assert made.given([LONG], held).ids.shape == (1, 36)
+    assert caplog.text == ""
+    made.given([4 * LONG], held)
+    assert "1 of 1 texts are longer than 30 tokens; cut off:" in caplog.text
+
+
+def test_the_network_attends_to_every_chunk():
+    config = tiny()
+    config.condition.text.chunks = 3
+    whole, other, again = asked(drawn(config), [LONG, LONG[:-5] + "white", LONG])
+    assert float(jnp.abs(whole - other).max()) > 1e-4
+    np.testing.assert_allclose(whole, again, atol=1e-6)
 
 
 def test_training_hides_whole_captions_as_often_as_it_is_told():

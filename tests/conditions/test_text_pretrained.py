@@ -132,8 +132,8 @@ def test_another_encoder_than_the_recipes_is_refused(folder, fields, message):
     ("name", "content", "message"),
     [
         ("config.json", None, r"config\.json does not exist"),
-        ("config.json", b"{", r"config\.json is damaged"),
-        ("config.json", b"[]", r"config\.json should hold an object"),
+        ("config.json", b"{", r"config\.json is no JSON, or cut short"),
+        ("config.json", b"[]", r"config\.json holds no JSON object"),
         ("model.safetensors", None, r"the weights file .*model\.safetensors does not exist"),
         ("model.safetensors", b"half", r"model\.safetensors is damaged"),
         ("vocab.json", b"{}", r"merges\.txt makes .*, which the vocabulary has not"),

@@ -94,6 +94,11 @@ def test_a_picture_may_have_several_captions_of_any_text(tmp_path):
             {"metadata.jsonl": TABLE + b'\n{"file_name": "0.png", "text": ["a", "\\ud800 x"]}'},
             r"line 7 of metadata.jsonl .*text holds half of a surrogate pair: '.ud800 x'",
         ),
+        (
+            {"metadata.jsonl": TABLE + b'\n{"file_name": "0.png", "text": "a", "text": "b"}'},
+            "line 7 of metadata.jsonl is no .*'text' stands there twice",
+        ),
+        ({"metadata.csv": b"file_name,text,text\n0.png,a,b"}, "two columns have one name"),
         ({"metadata.csv": b"name,text\n0.png,a"}, "line 2 of metadata.csv .*'file_name'"),
         ({"metadata.csv": AS_CSV + b"\n0.png"}, "line 8 of metadata.csv is no"),
         ({"metadata.csv": AS_CSV + b"\n0.png,a fox, on snow"}, "line 8 .* has more fields than"),

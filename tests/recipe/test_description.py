@@ -136,42 +136,11 @@ def test_a_description_survives_its_file(tmp_path):
     assert recipe.to_json(again) == recipe.to_json(described())
 
 
-def test_a_directory_belongs_to_one_run(tmp_path):
-    recipe.claim(tmp_path, described())
-    recipe.claim(tmp_path, described(changed(train__steps=5)))
-    assert recipe.describe(tmp_path).config.train.steps == 5
-    with pytest.raises(ValueError, match=r"channels: 64 -> 32.*another --workdir"):
-        recipe.claim(tmp_path, described(changed(network__channels=32)))
-    with pytest.raises(ValueError, match=r"the data: \(8, 8, 1\) of 2 classes.* -> \(4, 4, 1\)"):
-        recipe.claim(tmp_path, recipe.Description(recipe.default(), Facts((4, 4, 1))))
-    assert recipe.describe(tmp_path).config.train.steps == 5
-
-
-@pytest.mark.parametrize(
-    ("name", "values", "said"),
-    [
-        ("fingerprint", ("", "ab12", "ab12", "cd34"), "the files of the data have changed"),
-        ("devices", (0, 2, 2, 1), "was last trained on 2 devices, now it is 1"),
-    ],
-)
-def test_what_changed_that_may_is_said_once_and_gone_on_with(tmp_path, capsys, name, values, said):
-    told = []
-    for value in values:
-        recipe.claim(tmp_path, described(**{name: value}))
-        told.append("".join(capsys.readouterr()))
-        assert getattr(recipe.describe(tmp_path), name) == value
-    assert [said in line for line in told] == [False, False, False, True]
-
-
 def test_directories_without_a_run(tmp_path):
     with pytest.raises(ValueError, match="there is no work directory"):
         recipe.describe(tmp_path / "none")
     with pytest.raises(ValueError, match=r"holds no run: it has no config\.json"):
         recipe.describe(tmp_path)
-    file = tmp_path / "file"
-    file.touch()
-    with pytest.raises(ValueError, match=r"config\.json cannot be written: .*/file is a file, not"):
-        recipe.claim(file, described())
 
 
 def broken(**changes):

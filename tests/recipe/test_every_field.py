@@ -102,6 +102,7 @@ RANGES = {
     "AttendedLabel.width": (1, 1_000_000, "[]"),
     "conditioner.length": (1, 1_000_000, "[]"),
     "Text.length": (3, 1_000_000, "[]"),
+    "Text.chunks": (1, 1_000, "[]"),
     "conditioner.vocabulary": (259, 1_000_000, "[]"),
     "conditioner.factor": (2, 65_536, "[]"),
     "conditioner.logsnr_min": LOGSNR,

@@ -488,12 +488,16 @@ def test_closing_tells_of_a_save_that_failed(tmp_path, monkeypatch):
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        (tmp_path / "checkpoints").write_text("a file")
+        with pytest.raises(CheckpointError, match="checkpoints/1 could"):
+            checkpoints.save(made(1), batch_size=4)
+
+
+def test_a_file_in_their_place_is_told_before_anything_is_made(tmp_path):
     (tmp_path / "checkpoints").write_text("a file")
-    with (
-        Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(CheckpointError, match="checkpoints/1 could"),
-    ):
-        checkpoints.save(made(1), batch_size=4)
+    with pytest.raises(ValueError, match="checkpoints is no folder, and stands where one should"):
+        Checkpoints(tmp_path)
 
 
 def begin(what: str, workdir: Path, **environment: str) -> subprocess.Popen:

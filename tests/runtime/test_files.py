@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 from folders import answered
 
-from cfg_jax.runtime.files import atomic, cache, once, read_arrays, read_text
+from cfg_jax.runtime.files import (
+    atomic,
+    cache,
+    folder,
+    once,
+    read_arrays,
+    read_object,
+    read_text,
+)
 
 
 def write_atomically(path, content):
@@ -155,6 +163,34 @@ def test_a_text_is_in_utf_8(tmp_path):
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
     with pytest.raises(ValueError, match=r"picture\.png cannot be read as text in UTF-8: 'utf-8'"):
         read_text(tmp_path / "picture.png")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("{", r"is no JSON, or cut short: Expecting"),
+        ("[" * 100_000, "is no JSON, or cut short: maximum recursion"),
+        ("[1]", "holds no JSON object"),
+        ("null", "holds no JSON object"),
+    ],
+)
+def test_an_object_of_json_is_one(tmp_path, text, line):
+    path = tmp_path / "config.json"
+    path.write_text('{"a": 1}')
+    assert read_object(path) == {"a": 1}
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"config\.json {line}"):
+        read_object(path)
+
+
+def test_a_folder_is_there_or_can_be_made(tmp_path):
+    assert folder(tmp_path) == tmp_path
+    assert folder(tmp_path / "new") == tmp_path / "new"
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "dangling"):
+        with pytest.raises(ValueError, match=f"{name} is no folder, and stands where one should"):
+            folder(tmp_path / name)
 
 
 def test_the_home_directory_is_where_it_is(tmp_path, monkeypatch):

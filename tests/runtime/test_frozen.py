@@ -155,3 +155,12 @@ def test_a_half_written_folder_is_made_anew(tmp_path):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     save(tmp_path, 3)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["3", "frozen"]
+
+
+@pytest.mark.parametrize("given", [FROZEN, {"codec": FROZEN["codec"]}, {}])
+def test_those_of_a_run_that_saved_no_checkpoint_are_replaced(tmp_path, given):
+    save(tmp_path, frozen={"codec": FROZEN["text"]})
+    save(tmp_path, 3, frozen=given)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert same(checkpoints.restore_frozen() or {}, given)
+        assert checkpoints.restore_newest(like(), report=pytest.fail)[0] == 3

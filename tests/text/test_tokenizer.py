@@ -408,10 +408,25 @@ def test_wrong_texts_and_fields_are_refused(learned, unchecked_types):
     for size in (0, 11, 1.5):
         with pytest.raises(ValueError, match="size must be a whole number from 1 to 10"):
             learned.chunks("a", size)
-    with pytest.raises(ValueError, match="at_least must be"):
-        learned.chunks("a", at_least=0)
+    for wrong in (0, 10**9):
+        with pytest.raises(ValueError, match="at_least must be a whole number from 1 to 1000"):
+            learned.chunks("a", at_least=wrong)
+        with pytest.raises(ValueError, match="chunks must be a whole number from 1 to 1000"):
+            learned(["a"], chunks=wrong)
+    for wrong in (-1, learned.vocabulary):
+        with pytest.raises(ValueError, match=r"ids must lie in \[0, \d+\), got"):
+            learned.rows([[1], [wrong]])
     with pytest.raises(ValueError, match="a row has room for 10 tokens of text, got 11"):
         learned.rows([[1] * 11])
-    for text in ("", "{", "[]", "3", '{"length": 3}', learned.json, learned.to_json()[:-9]):
+    for text in (
+        "",
+        "{",
+        "[]",
+        "3",
+        100_000 * "[",
+        '{"length": 3}',
+        learned.json,
+        learned.to_json()[:-9],
+    ):
         with pytest.raises(ValueError, match=r"no tokenizer of Tokenizer\.to_json"):
             Tokenizer.from_json(text)

@@ -15,6 +15,7 @@ from cfg_jax import exchange, recipe
 from cfg_jax.codecs import VQ, latents
 from cfg_jax.data import Digits, batches
 from cfg_jax.data.windows import Windowed
+from cfg_jax.model import Model
 from cfg_jax.parts import through
 from cfg_jax.runtime import files
 from cfg_jax.runtime import mesh as meshes
@@ -260,6 +261,30 @@ def test_a_codec_that_is_not_there_is_told_of(autoencoder, change, line):
     config.codec.update(change)
     with pytest.raises(ValueError, match=line):
         build(config, FACTS, data=Digits().open("train"))
+
+
+def of_a_codec():
+    """A model in latents, untrained."""
+    plan = build(tiny_latent(""), FACTS).blueprint
+    codec = plan.codec.init(jax.random.key(0), np.zeros((1, *FACTS.shape), np.float32))
+    return Model(**plan._replace(frozen=plan.frozen._replace(codec=codec)).model({}))
+
+
+@pytest.mark.parametrize(
+    ("way", "shape", "dtype", "line"),
+    [
+        ("encode", (8, 8, 1), "float32", r"x must be \(batch, 8, 8, 1\), or of other sides, got"),
+        ("encode", (2, 8, 8, 3), "float32", r"x must be \(batch, 8, 8, 1\), .* got \(2, 8, 8, 3\)"),
+        ("encode", (0, 8, 8, 1), "float32", r"x must be \(batch, 8, 8, 1\)"),
+        ("encode", (2, 7, 8, 1), "float32", "takes multiples of it: not 7×8"),
+        ("encode", (2, 8, 8, 1), "uint8", r"x must lie in \[-1, 1\], got bytes: x / 127.5 - 1"),
+        ("decode", (4, 4, 2), "float32", r"z must be \(batch, 4, 4, 2\), or of other sides, got"),
+        ("decode", (2, 4, 4, 3), "float32", r"z must be \(batch, 4, 4, 2\)"),
+    ],
+)
+def test_what_is_no_data_or_latents_is_refused(way, shape, dtype, line):
+    with pytest.raises(ValueError, match=line):
+        getattr(of_a_codec(), way)(np.zeros(shape, dtype))
 
 
 def test_a_plan_needs_no_trained_codec():

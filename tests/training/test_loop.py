@@ -12,6 +12,7 @@ import pytest
 from recipes import tiny
 
 import cfg_jax
+from cfg_jax import recipe
 from cfg_jax.data import Digits
 from cfg_jax.runtime import mesh as meshes
 from cfg_jax.runtime.checkpoints import Checkpoints
@@ -177,6 +178,22 @@ def test_grids_of_samples_are_pictures(tmp_path):
     assert picture.height > picture.width > 200  # ten classes, eight images each, enlarged
 
 
+@pytest.mark.parametrize(
+    ("sample", "line"),
+    [
+        ({"solver": recipe.node("Ancestral", v=None)}, "learned"),
+        ({"grid": recipe.node("UniformLogSNR", start=0.0, end=1e-7), "steps": 50}, "levels|steps"),
+    ],
+)
+def test_what_the_page_of_samples_cannot_be_drawn_by_shows_before_training(tmp_path, sample, line):
+    config = tiny()
+    config.train.sample_every = 2
+    config.sample.update(sample)
+    with pytest.raises(ValueError, match=line):
+        train(config, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_another_config_is_refused_field_by_field(finished):
     config = tiny()
     config.condition.label.p_uncond = 0.2
@@ -225,7 +242,6 @@ def test_an_image_size_the_network_cannot_take_is_refused_before_anything_is_wri
 
 
 def test_what_does_not_fit_together_is_refused_before_anything_is_written(tmp_path):
-    from cfg_jax import recipe
     from cfg_jax.conditions import Small
     from cfg_jax.objectives import Hybrid
 

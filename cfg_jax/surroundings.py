@@ -1,0 +1,40 @@
+"""What JAX reads of a command's environment as it is imported: where it cannot go on, one line."""
+
+import os
+import sys
+
+MISTAKE = 2
+"""The exit code of a user's mistake."""
+
+TRUE = ("1", "true", "yes", "on", "y", "t")
+
+REFUSED = {
+    "JAX_DISABLE_JIT": TRUE,
+    "JAX_NO_TRACING": TRUE,
+    "JAX_NUMPY_DTYPE_PROMOTION": ("strict",),
+    "JAX_NUMPY_RANK_PROMOTION": ("raise",),
+    "JAX_TRANSFER_GUARD": ("disallow", "disallow_explicit"),
+    "JAX_TRANSFER_GUARD_HOST_TO_DEVICE": ("disallow", "disallow_explicit"),
+    "JAX_TRANSFER_GUARD_DEVICE_TO_HOST": ("disallow", "disallow_explicit"),
+    "JAX_TRANSFER_GUARD_DEVICE_TO_DEVICE": ("disallow", "disallow_explicit"),
+}
+"""Values that JAX takes, for finding faults in one's own code, and under which no command works."""
+
+
+def check() -> None:
+    """Imports JAX; ends the process with one line where that, or any command, cannot work."""
+    for name, values in REFUSED.items():
+        given = os.environ.get(name, "")
+        if given.lower() in values:
+            _leave(f"{name}={given} is for code that is written for it: unset it")
+    try:
+        import jax  # noqa: F401
+    except (ValueError, ImportError, OSError, MemoryError) as error:
+        said = next(iter(str(error).splitlines()), "") or type(error).__name__
+        _leave(f"JAX cannot be imported: {said}")
+
+
+def _leave(message: str) -> None:
+    command = " ".join(["cfg_jax", *sys.argv[1:2]])
+    print(f"{command}: {message}", file=sys.stderr)
+    sys.exit(MISTAKE)
