@@ -226,7 +226,7 @@ def t5(folder: str | Path, *, length: int = 256) -> Tokenizer:
     """T5's tokenizer of a folder (Raffel et al. 2020, Section 2.4.1), as transformers has it.
 
     Args:
-      folder: It holds tokenizer.json; a SentencePiece model alone is not read.
+      folder: It holds tokenizer.json, or a SentencePiece model such as spiece.model.
       length: Tokens of a row.
 
     Raises:

@@ -17,6 +17,8 @@ from tokenizers import (
 
 from cfg_jax.diffusion.checks import told
 from cfg_jax.runtime.files import read_object, read_text
+from cfg_jax.text import sentencepiece_file
+from cfg_jax.text.sentencepiece_file import Pieces
 
 CONFIG, MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 WHOLE = "tokenizer.json"
@@ -32,6 +34,9 @@ CLIP_TOKENS = {
 }
 T5_TOKENS = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 """What the special tokens are where no file names them."""
+
+T5_EXTRA = tuple(f"<extra_id_{i}>" for i in range(100))
+"""Tokens that follow the pieces of T5's SentencePiece model, the last one first."""
 
 CLIP_WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
@@ -105,30 +110,40 @@ def t5(folder: str | Path) -> Made:
       ValueError: A file is missing or damaged; it is named.
     """
     root = _folder(folder)
-    path = root / WHOLE
-    if not path.is_file() and any(root.glob("*.model")):
-        raise ValueError(
-            f"{root} holds a SentencePiece model without {WHOLE}: load the folder by "
-            f"transformers and save it again, which writes {WHOLE}"
-        )
+    roles, added = _special_tokens(root, T5_TOKENS)
+    path, (pieces, unknown, characters) = _unigram(root)
+    if path.name != WHOLE:
+        extra = {len(pieces) + i: name for i, name in enumerate(reversed(T5_EXTRA))}
+        pieces = [*pieces, *((name, 0.0) for name in extra.values())]
+        added = {i: AddedToken(name, special=True) for i, name in extra.items()} | added
+    try:
+        made = Tokenizer(models.Unigram(pieces, unknown, byte_fallback=False))
+        if characters:
+            made.normalizer = normalizers.Precompiled(characters)
+    except Exception as error:  # the package raises no other class
+        raise ValueError(f"{path} holds a damaged unigram model: {error}") from None
+    spaces = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=True)
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), spaces])
+    made.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always", split=True)
+    return _finished(root, made, roles, added)
+
+
+def _unigram(root: Path) -> tuple[Path, Pieces]:
+    """The unigram model of a folder, and the file that holds it."""
+    path, alone = root / WHOLE, sorted(root.glob("*.model"))
+    if not path.is_file() and alone:
+        return alone[0], sentencepiece_file.read(alone[0])
     held = _object(path)
     model = held.get("model")
     if not isinstance(model, Mapping) or not isinstance(model.get("vocab"), list):
         raise ValueError(f"{path} holds no unigram model, as T5's tokenizer is")
+    if model.get("unk_id") is None:
+        raise ValueError(f"{path} holds a damaged unigram model: it has no unk_id")
     try:
         pieces = [(str(piece), float(score)) for piece, score in model["vocab"]]
-        if model.get("unk_id") is None:
-            raise ValueError("it has no unk_id")
-        made = Tokenizer(models.Unigram(pieces, model["unk_id"], byte_fallback=False))
-    except Exception as error:  # the package raises no other class
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path} holds a damaged unigram model: {error}") from None
-    characters = _characters(path, held.get("normalizer"))
-    if characters is not None:
-        made.normalizer = characters
-    spaces = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=True)
-    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), spaces])
-    made.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always", split=True)
-    return _finished(root, made, *_special_tokens(root, T5_TOKENS))
+    return path, Pieces(pieces, model["unk_id"], _characters(path, held.get("normalizer")))
 
 
 def _finished(
@@ -277,17 +292,18 @@ def _token(path: Path, value: Any, special: bool = True) -> AddedToken:
     return AddedToken(fields["content"], **flags)
 
 
-def _characters(path: Path, normalizer: Any) -> normalizers.Normalizer | None:
+def _characters(path: Path, normalizer: Any) -> bytes:
     """SentencePiece's table of characters, in the normalizer or a sequence of them."""
     entries = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
     for entry in entries:
         if isinstance(entry, dict) and entry.get("precompiled_charsmap"):
             try:
                 table = base64.b64decode(entry["precompiled_charsmap"], validate=True)
-                return normalizers.Precompiled(table)
+                normalizers.Precompiled(table)
             except Exception:  # the package raises no other class
                 raise ValueError(f"{path}: its precompiled_charsmap is damaged") from None
-    return None
+            return table
+    return b""
 
 
 def _folder(folder: str | Path) -> Path:

@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import pickle
+import struct
 import subprocess
 import sys
 
@@ -376,10 +377,65 @@ def test_a_damaged_folder_of_t5_is_one_error(changes, message, tmp_path):
         tokenizer.t5(t5_folder(tmp_path, **changes))
 
 
-def test_a_sentencepiece_model_alone_is_refused(tmp_path):
-    (tmp_path / "spiece.model").write_bytes(b"\x0a")
-    with pytest.raises(ValueError, match="holds a SentencePiece model without"):
+def varint(value):
+    return bytes([value]) if value < 128 else bytes([value % 128 + 128]) + varint(value // 128)
+
+
+def field(number, value):
+    """A field of a protocol buffer: an integer, or bytes with their length."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def piece(name, score, kind=1):
+    """A piece as SentencePiece writes it: its name, its score in float32, its type."""
+    score = varint(2 << 3 | 5) + struct.pack("<f", score)
+    return field(1, field(1, name.encode()) + score + field(3, kind))
+
+
+def spiece(pieces=PIECES, trainer=None):
+    trainer = field(3, 1) + field(4, 32_000) + field(40, 2) if trainer is None else trainer
+    normaliser = field(3, field(1, b"nmt_nfkc") + field(3, 1))
+    return b"".join(piece(*each) for each in pieces) + field(2, trainer) + normaliser
+
+
+def test_a_sentencepiece_model_is_the_same_tokenizer_with_t5s_extra_tokens(tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "old" / "spiece.model").write_bytes(spiece())
+    old, new = tokenizer.t5(tmp_path / "old", length=6), tokenizer.t5(t5_folder(tmp_path / "new"))
+    for text in ("red  reds", "", "red x s", "reds" * 9):
+        assert old.ids(text) == new.ids(text)
+    assert (old.bos, old.eos, old.pad) == (None, 1, 0)
+    assert old.vocabulary == len(PIECES) + 100
+    assert old.ids("red <extra_id_0><extra_id_99>") == [4, len(PIECES) + 99, len(PIECES)]
+    assert tokenizer.read(tmp_path / "old", length=6) == old
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no unigram model"),
+        (b"\x0a", "is damaged, or no SentencePiece model"),
+        (spiece()[:-3], "is damaged"),
+        (spiece()[:40], "is damaged"),
+        (b"\xff" * 40, "is damaged"),
+        (field(1, 7), "is damaged"),
+        (field(1, field(2, b"\0\0\0\0")), "is damaged"),
+        (field(1, field(1, b"\xff")), "is damaged"),
+        (b"\x0b", "is damaged"),
+        (spiece(trainer=field(3, 2)), "holds no unigram model"),
+        (spiece(trainer=field(40, 999)), "holds a damaged unigram model"),
+        (spiece(trainer=field(40, b"x")), "is damaged"),
+        (spiece() + field(3, field(2, b"AAAA")), "holds a damaged unigram model"),
+    ],
+)
+def test_a_damaged_sentencepiece_model_is_one_error(content, message, tmp_path):
+    (tmp_path / "spiece.model").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"spiece.model {message}") as refused:
         tokenizer.t5(tmp_path)
+    assert "\n" not in str(refused.value)
 
 
 def test_wrong_texts_and_fields_are_refused(learned, unchecked_types):
