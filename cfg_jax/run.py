@@ -125,6 +125,12 @@ def shown_as(model: Model, config: ConfigDict) -> Conditioners:
             f"config.condition must make what the network was trained with, "
             f"{dict(conditions.inlets(model.conditioners))}; got {dict(conditions.inlets(made))}"
         )
+    for (name, other), (_, own) in zip(made, model.conditioners, strict=True):
+        for field in getattr(other, "trained", ()):
+            if getattr(other, field) != getattr(own, field):
+                raise ValueError(
+                    f"config.condition.{name}.{field} must stay as the network was trained with it"
+                )
     return made
 
 

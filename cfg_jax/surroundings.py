@@ -6,10 +6,12 @@ import sys
 MISTAKE = 2
 """The exit code of a user's mistake."""
 
-TRUE = ("1", "true", "yes", "on", "y", "t")
+TRUE, FALSE = ("1", "true", "yes", "on", "y", "t"), ("0", "false", "no", "off", "n", "f")
 
 REFUSED = {
+    "JAX_DEFAULT_PRNG_IMPL": ("rbg", "unsafe_rbg"),
     "JAX_DISABLE_JIT": TRUE,
+    "JAX_NO_EXECUTION": TRUE,
     "JAX_NO_TRACING": TRUE,
     "JAX_NUMPY_DTYPE_PROMOTION": ("strict",),
     "JAX_NUMPY_RANK_PROMOTION": ("raise",),
@@ -17,8 +19,10 @@ REFUSED = {
     "JAX_TRANSFER_GUARD_HOST_TO_DEVICE": ("disallow", "disallow_explicit"),
     "JAX_TRANSFER_GUARD_DEVICE_TO_HOST": ("disallow", "disallow_explicit"),
     "JAX_TRANSFER_GUARD_DEVICE_TO_DEVICE": ("disallow", "disallow_explicit"),
+    "JAX_THREEFRY_PARTITIONABLE": FALSE,
 }
-"""Values that JAX takes, for finding faults in one's own code, and under which no command works."""
+"""Values that JAX takes, for one's own code, and under which no command works, or draws other
+numbers from the same seed."""
 
 
 def check() -> None:

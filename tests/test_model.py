@@ -447,6 +447,8 @@ def test_a_classifier_of_other_images_or_classes_is_refused(run, classifier):
         ({"mesh": 3}, TypeError, "mesh must be a mesh of devices, such as .*, got 3"),
         ({"size": 8}, TypeError, r"size must be one example's, such as \(8, 8\), got 8"),
         ({"size": (8, 8.5)}, ValueError, "size's entries must be a whole number"),
+        ({"size": (10**6, 10**6)}, ValueError, "size must be of at most 2³¹ numbers"),
+        ({"cond": {"label": [0]}, "label": [0]}, ValueError, "label is given twice"),
         ({"negative": 3}, TypeError, "negative must be a dictionary of a condition's entries"),
         (
             {"guide": 3},

@@ -60,6 +60,7 @@ class Text(Conditioner):
     encoder: Any = _ENCODER
     name: str = dataclasses.field(default="text", repr=False, metadata=parts.BOUND)
 
+    trained = ("folder", "pretrained", "vocabulary", "length", "chunks", "encoder")
     flag = "prompt"
     negative_flag = "negative"
     help = "a sentence, or @FILE with one a line; captions of held-out examples if not given"
@@ -198,10 +199,12 @@ class Text(Conditioner):
         """
         if not text.startswith("@"):
             return [text]
-        lines = read_text(text[1:]).splitlines()
-        if not lines:
+        if text == "@":
+            raise ValueError("@ names no file: give @FILE, or a sentence")
+        held = read_text(text[1:])
+        if not held.strip():
             raise ValueError(f"{text[1:]} holds no sentence")
-        return lines
+        return [line.removesuffix("\r") for line in held.removesuffix("\n").split("\n")]
 
     def lend(self, examples, x):
         """The first caption of each example."""

@@ -53,6 +53,8 @@ def named(conditioners: Conditioners, cond: Any, entries: Mapping[str, Any]) -> 
     """
     names = [name for name, _ in conditioners]
     if isinstance(cond, Mapping):
+        if twice := [name for name in entries if name in cond]:
+            raise ValueError(f"{twice[0]} is given twice")
         entries = {**cond, **entries}
     elif cond is not None:
         if len(names) != 1 or entries:

@@ -35,7 +35,8 @@ def dtype_name(dtype: Dtype) -> str:
 def one_of(name: str, value: Any, allowed: Collection[str]) -> None:
     """Raises ValueError unless the field `name` is one of the words allowed."""
     if value not in tuple(allowed):
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        listed = ", ".join(word or '""' for word in allowed)
+        raise ValueError(f"{name} must be one of {listed}, got {value!r}")
 
 
 def flag(name: str, value: Any) -> None:

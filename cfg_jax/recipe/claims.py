@@ -1,5 +1,6 @@
 """Whose a work directory is: the run's whose checkpoints it holds."""
 
+import re
 from pathlib import Path
 
 from cfg_jax.parts import Facts
@@ -9,8 +10,13 @@ from cfg_jax.runtime.notes import note
 
 
 def begun(workdir: Path) -> bool:
-    """Whether a run has saved a checkpoint there: before that, nothing of it can be lost."""
-    return any(path.name.isdecimal() for path in (workdir / "checkpoints").glob("*"))
+    """Whether a run has saved a checkpoint there: before that, nothing of it can be lost.
+
+    One that was damaged and lies in quarantine counts too.
+    """
+    held = workdir / "checkpoints"
+    saved = (path.name for place in (held, held / "quarantine") for path in place.glob("*"))
+    return any(re.fullmatch(r"\d+(-\d+)?", name) for name in saved)
 
 
 def claim(workdir: Path, description: Description) -> None:

@@ -140,8 +140,11 @@ class Checkpoints:
         self._frozen.save(tree, needed=[self._beside(step) for step in self.steps()])
 
     def restore_frozen(self, like: Any = None) -> Any:
-        """What is not trained; None where nothing is; see `Frozen.restore`."""
-        return self._frozen.restore(like)
+        """What is not trained; None where nothing is, nor needed; see `Frozen.restore`."""
+        found = self._frozen.restore(like)
+        if found is None and (step := self.latest()) is not None:
+            self._frozen.check(self.path(step), self._beside(step))
+        return found
 
     def wait(self) -> None:
         """Returns when everything that was saved is on disk, its manifest too.

@@ -108,7 +108,7 @@ def read_text(path: str | Path) -> str:
     file = os.path.expanduser(path)
     check_regular(file)
     try:
-        return Path(file).read_text(encoding="utf-8")
+        return Path(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as text in UTF-8: {error}") from None
 
@@ -122,7 +122,7 @@ def read_object(path: str | Path) -> dict[str, Any]:
     text = read_text(path)
     try:
         held = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON, or cut short: {error}") from None
     if not isinstance(held, dict):
         raise ValueError(f"{path} holds no JSON object")

@@ -74,7 +74,7 @@ class Frozen:
         sums = manifest.take(named)
         needed = list(needed)
         if not needed:
-            processes.by_first(lambda: store.remove(self._path))
+            processes.by_first(self._forget)
             self._known = None
         held = self._manifest()
         if held is not None:
@@ -151,6 +151,13 @@ class Frozen:
             raise FrozenError(
                 f"the frozen parameters {self._path} could not be written: {store.reason(error)}"
             ) from error
+
+    def _forget(self) -> None:
+        """Removes what no checkpoint needs, whatever it is."""
+        if self._path.is_dir() and not self._path.is_symlink():
+            store.remove(self._path)
+        else:
+            self._path.unlink(missing_ok=True)
 
     def _clear(self) -> None:
         """Removes what is not complete."""

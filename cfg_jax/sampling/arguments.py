@@ -23,6 +23,9 @@ Levels = tuple[float, ...] | Array
 _MOST_NUMBERS = 2**40
 """Of all examples' z; beyond some such number XLA ends the process instead of raising an error."""
 
+_MOST_IN_ONE = 2**31
+"""Of one example's."""
+
 _MOST_EXAMPLES = 2**31 - 1
 """Their numbers are int32."""
 
@@ -103,11 +106,14 @@ def example_shape(shape: Any, what: str = "shape", such: str = "(32, 32, 3)") ->
 
     Raises:
       TypeError: It is no sequence.
-      ValueError: An entry is no whole number of at least 1.
+      ValueError: An entry is no whole number of at least 1, or there are more than 2³¹ numbers.
     """
     if not isinstance(shape, (tuple, list)):
         raise TypeError(f"{what} must be one example's, such as {such}, got {checks.told(shape)}")
-    return tuple(checks.whole(f"{what}'s entries", entry, 1) for entry in shape)
+    sides = tuple(checks.whole(f"{what}'s entries", entry, 1) for entry in shape)
+    if math.prod(sides) > _MOST_IN_ONE:
+        raise ValueError(f"{what} must be of at most 2³¹ numbers, got {checks.told(shape)}")
+    return sides
 
 
 def noise(z: Any) -> Array | None:

@@ -114,7 +114,7 @@ def encoder(config: Mapping[str, Any]) -> Encoder:
       ValueError: It is of another model, lacks an entry, or asks for what the encoders do not do.
     """
     kind = config.get("model_type")
-    if kind not in ENCODERS:
+    if not isinstance(kind, str) or kind not in ENCODERS:
         raise ValueError(f"model_type must be one of {', '.join(ENCODERS)}, got {told(kind)}")
     try:
         return ENCODERS[kind](config)
@@ -124,7 +124,10 @@ def encoder(config: Mapping[str, Any]) -> Encoder:
 
 def _clip(config: Mapping[str, Any]) -> CLIPText:
     require(config, "layer_norm_eps", 1e-5)
-    projects = "CLIPTextModelWithProjection" in (config.get("architectures") or ())
+    names = config.get("architectures") or ()
+    if not isinstance(names, list | tuple):
+        raise ValueError(f"architectures must be a list of names, got {told(names)}")
+    projects = "CLIPTextModelWithProjection" in names
     end = config.get("eos_token_id", 49_407)
     return CLIPText(
         vocabulary=config["vocab_size"],
@@ -196,7 +199,12 @@ def parameters(tensors: Mapping[str, np.ndarray], network: Encoder) -> dict[str,
     )
     ours = {}
     for name, (path, _) in wanted.items():
-        value = np.asarray(given[name], np.float32)
+        if not jnp.issubdtype(given[name].dtype, jnp.floating):
+            raise ValueError(f"{name} must be of floats, got {given[name].dtype}")
+        with np.errstate(over="ignore"):
+            value = np.asarray(given[name], np.float32)
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name} must be finite in float32")
         ours[path] = jnp.asarray(value.T if path[-1] == "kernel" else value)
     return {"params": traverse_util.unflatten_dict(ours)}
 
@@ -265,16 +273,15 @@ SAME = {"encoder.embed_tokens.weight": "shared.weight"}
 
 def _own_names(tensors: Mapping[str, np.ndarray], network: Encoder) -> dict[str, np.ndarray]:
     """The tensors by the names that `_tensors` has."""
-    if isinstance(network, CLIPText):
-        return {
-            name.removeprefix("text_model."): tensor
-            for name, tensor in tensors.items()
-            if not name.endswith("embeddings.position_ids")
-        }
-    given: dict[str, np.ndarray] = {}
+    given: dict[str, tuple[str, np.ndarray]] = {}
     for name, tensor in tensors.items():
-        own = SAME.get(name, name)
-        if own in given and not np.array_equal(given[own], tensor):
-            raise ValueError(f"{', '.join([*SAME, *SAME.values()])}: the two tables differ")
-        given[own] = tensor
-    return given
+        if isinstance(network, CLIPText):
+            own = name.removeprefix("text_model.")
+        else:
+            own = SAME.get(name, name)
+        if own.endswith("embeddings.position_ids"):
+            continue
+        first, held = given.setdefault(own, (name, tensor))
+        if held is not tensor and not np.array_equal(held, tensor):
+            raise ValueError(f"{first} and {name} are one tensor, and differ")
+    return {own: tensor for own, (_, tensor) in given.items()}

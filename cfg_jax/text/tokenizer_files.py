@@ -45,6 +45,9 @@ CLIP_WORDS = (
 
 END_OF_WORD = "</w>"
 
+LARGEST = 2**31
+"""Ids lie below."""
+
 SPARE = 16
 """Small vocabularies for tests hold a few entries that no merge makes; more are a cut file."""
 
@@ -190,7 +193,9 @@ def _byte_pairs(root: Path) -> tuple[dict[str, int], list[tuple[str, str]], Path
 
 
 def _vocabulary(path: Path, held: Any) -> dict[str, int]:
-    if not isinstance(held, Mapping) or not all(type(i) is int and i >= 0 for i in held.values()):
+    if not isinstance(held, Mapping) or not all(
+        type(i) is int and 0 <= i < LARGEST for i in held.values()
+    ):
         raise ValueError(f"{path} holds no vocabulary: ids by their tokens")
     tokens: dict[int, str] = {}
     for token, i in held.items():
@@ -295,7 +300,7 @@ def _token(path: Path, value: Any, special: bool = True) -> AddedToken:
 def _characters(path: Path, normalizer: Any) -> bytes:
     """SentencePiece's table of characters, in the normalizer or a sequence of them."""
     entries = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
-    for entry in entries:
+    for entry in entries if isinstance(entries, list) else []:
         if isinstance(entry, dict) and entry.get("precompiled_charsmap"):
             try:
                 table = base64.b64decode(entry["precompiled_charsmap"], validate=True)

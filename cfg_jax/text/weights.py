@@ -17,6 +17,9 @@ from cfg_jax.text.tokenizer import Tokenizer, Tokens
 EMPHASIS = 1.1
 """What a pair of brackets without a number multiplies by."""
 
+MOST = 1_000_000
+"""Words that weigh more are a mistake."""
+
 DEEPEST = 100
 """More brackets within brackets are a mistake."""
 
@@ -69,8 +72,8 @@ def parse(prompt: str, convention: str) -> list[Part]:
       convention: One of `CONVENTIONS`.
 
     Raises:
-      ValueError: There is no such convention, the prompt is no text, or its brackets are nested too
-        deeply.
+      ValueError: There is no such convention, the prompt is no text, its brackets are nested too
+        deeply, or a weight is beyond a million.
 
     >>> from cfg_jax.text import weights
     >>> weights.parse("a (red:1.5) [fox]", "comfyui")
@@ -81,6 +84,10 @@ def parse(prompt: str, convention: str) -> list[Part]:
         raise ValueError(f"prompt must be a text, got {told(prompt)}")
     merged: list[Part] = []
     for text, weight in CONVENTIONS[convention][0](prompt):
+        if not abs(weight) <= MOST:
+            raise ValueError(
+                f"words must weigh from -{MOST:,} to {MOST:,}, got {weight:g} of {told(text)}"
+            )
         if merged and merged[-1][1] == weight:
             text = merged.pop()[0] + text
         merged.append((text, weight))
@@ -162,7 +169,10 @@ def weigh(
       ValueError: There is no such convention, or it needs `empty`.
     """
     one_of("convention", convention, CONVENTIONS)
-    z, w = jnp.asarray(embeddings, jnp.float32), jnp.asarray(weights, jnp.float32)[..., None]
+    z, w = jnp.asarray(embeddings, jnp.float32), jnp.asarray(weights, jnp.float32)
+    if z.ndim != 3 or w.shape != z.shape[:2]:
+        raise ValueError(f"weights must be one a vector of {z.shape}, got {w.shape}")
+    w = w[..., None]
     return CONVENTIONS[convention][1](z, w, empty)
 
 

@@ -136,6 +136,9 @@ def test_a_type_error_is_ours_only_where_a_statement_raises_it(monkeypatch, caps
         ("JAX_NUMPY_DTYPE_PROMOTION", "strict", "JAX_NUMPY_DTYPE_PROMOTION=strict is for code"),
         ("JAX_TRANSFER_GUARD", "disallow", "JAX_TRANSFER_GUARD=disallow is for code"),
         ("JAX_DISABLE_JIT", "True", "JAX_DISABLE_JIT=True is for code"),
+        ("JAX_NO_EXECUTION", "1", "JAX_NO_EXECUTION=1 is for code"),
+        ("JAX_DEFAULT_PRNG_IMPL", "rbg", "JAX_DEFAULT_PRNG_IMPL=rbg is for code"),
+        ("JAX_THREEFRY_PARTITIONABLE", "0", "JAX_THREEFRY_PARTITIONABLE=0 is for code"),
     ],
 )
 def test_settings_of_jax_that_no_command_works_under_are_told_in_one_line(name, value, said):

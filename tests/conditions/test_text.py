@@ -15,6 +15,7 @@ from cfg_jax.conditions import Text, together
 from cfg_jax.diffusion.condition import KEPT
 from cfg_jax.model import Model
 from cfg_jax.parts import Facts, Sequence
+from cfg_jax.run import shown_as
 from cfg_jax.sampling import fronts
 from cfg_jax.text import CLIPText, Tokenizer, Tokens, weights
 
@@ -293,6 +294,24 @@ def test_the_network_attends_to_every_chunk():
     np.testing.assert_allclose(whole, again, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("vocabulary", 400),
+        ("folder", "clip"),
+        ("pretrained", "clip"),
+        ("encoder", recipe.node(CLIPText, width=8, layers=1, heads=2, causal=False)),
+    ],
+)
+def test_sampling_changes_nothing_that_the_encoder_was_trained_with(model, field, value):
+    config = tiny()
+    config.condition.text.weights = "comfyui"
+    assert dict(shown_as(model, config))["text"].weights == "comfyui"
+    config.condition.text[field] = value
+    with pytest.raises(ValueError, match=rf"config\.condition\.text\.{field} must stay"):
+        shown_as(model, config)
+
+
 def test_training_hides_whole_captions_as_often_as_it_is_told():
     made = (("text", text(p_uncond=0.25)),)
     held = made[0][1].learned(iter(CAPTIONS))
@@ -313,6 +332,13 @@ def test_prompts_come_from_a_line_or_a_file(tmp_path):
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(ValueError, match="holds no sentence"):
         text().parse(f"@{tmp_path / 'empty.txt'}")
+    (tmp_path / "marked.txt").write_bytes("\ufeffa red\u2028three\x0c\r\n\nb\n".encode())
+    assert text().parse(f"@{tmp_path / 'marked.txt'}") == ["a red\u2028three\x0c", "", "b"]
+    (tmp_path / "empty.txt").write_text("\n\n")
+    with pytest.raises(ValueError, match="holds no sentence"):
+        text().parse(f"@{tmp_path / 'empty.txt'}")
+    with pytest.raises(ValueError, match="@ names no file"):
+        text().parse("@")
     with pytest.raises(ValueError, match=r"none\.txt does not exist"):
         text().parse(f"@{tmp_path / 'none.txt'}")
     with pytest.raises(ValueError, match="/dev/zero is no regular file"):

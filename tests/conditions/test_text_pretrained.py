@@ -149,6 +149,52 @@ def test_files_that_are_missing_or_damaged_are_named(folder, name, content, mess
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": []}, r"model_type must be one of clip_text_model, t5, got \[\]"),
+        ({"architectures": 3}, "architectures must be a list of names, got 3"),
+        ({"vocab_size": 10**5000}, r"config\.json is no JSON, or cut short: Exceeds the limit"),
+    ],
+)
+def test_a_configuration_of_odd_kinds_is_refused(folder, changes, message):
+    text = json.dumps(CONFIG | dict.fromkeys(changes))
+    for name, value in changes.items():  # json.dumps writes no integer of 5,000 digits
+        written = "1" + "0" * 5000 if isinstance(value, int) and value > 9 else json.dumps(value)
+        text = text.replace(f'"{name}": null', f'"{name}": {written}')
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        bound(folder).frozen()
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda x: x * np.nan, "final_layer_norm.bias must be finite in float32"),
+        (lambda x: np.full(x.shape, 1e300), "final_layer_norm.bias must be finite in float32"),
+        (lambda x: x.astype(np.int32), "final_layer_norm.bias must be of floats, got int32"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(folder, harm, message):
+    held = tensors()
+    held["final_layer_norm.bias"] = harm(held["final_layer_norm.bias"])
+    safetensors.numpy.save_file(held, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=message):
+        bound(folder).frozen()
+
+
+def test_a_tensor_under_both_of_its_names_is_one_or_refused(folder):
+    name = "final_layer_norm.bias"
+    held = tensors()
+    held[f"text_model.{name}"] = held[name].copy()
+    safetensors.numpy.save_file(held, folder / "model.safetensors")
+    bound(folder).frozen()
+    held[f"text_model.{name}"] += 1.0
+    safetensors.numpy.save_file(held, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"final_layer_norm\.bias are one tensor, and"):
+        bound(folder).frozen()
+
+
 @pytest.mark.slow
 def test_training_leaves_it_as_it_is_and_samples_need_the_folder_no_more(folder, tmp_path):
     config = tiny_captioned()

@@ -31,7 +31,15 @@ def test_a_directory_belongs_to_one_run(workdir):
     assert recipe.describe(workdir).config.train.steps == 5
 
 
-@pytest.mark.parametrize("left", [(), ("frozen",), ("quarantine", "3.saving", "5.old")])
+@pytest.mark.parametrize("left", ["5", "5-2"])
+def test_a_run_whose_checkpoints_are_all_in_quarantine_stays(tmp_path, left):
+    recipe.claim(tmp_path, described())
+    (tmp_path / "checkpoints" / "quarantine" / left).mkdir(parents=True)
+    with pytest.raises(ValueError, match="channels: 64 -> 32"):
+        recipe.claim(tmp_path, described(channels=32))
+
+
+@pytest.mark.parametrize("left", [(), ("frozen",), ("quarantine/3.saving", "3.saving", "5.old")])
 def test_a_run_without_a_checkpoint_gives_way(tmp_path, capsys, left):
     recipe.claim(tmp_path, described())
     for name in left:

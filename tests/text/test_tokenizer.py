@@ -370,6 +370,8 @@ def test_t5_has_an_end_and_no_beginning(tmp_path, caplog):
         ({"normalizer": {"precompiled_charsmap": "é"}}, "precompiled_charsmap is damaged"),
         ({"normalizer": {"precompiled_charsmap": "AAAA"}}, "precompiled_charsmap is damaged"),
         ({"added_tokens": [{"content": "a"}]}, "added_tokens are damaged"),
+        ({"model": {"vocab": PIECES, "unk_id": 99}, "normalizer": None}, "damaged unigram model"),
+        ({"normalizer": {"normalizers": 3}, "added_tokens": 3}, "added_tokens are damaged"),
     ],
 )
 def test_a_damaged_folder_of_t5_is_one_error(changes, message, tmp_path):

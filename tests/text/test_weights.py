@@ -191,3 +191,27 @@ def test_no_restoring_keeps_a_mean_near_zero_from_exploding():
     plain = weights.weigh(z, w, "a1111_no_norm")
     assert np.abs(plain - z).max() <= 0.31 * np.abs(z).max()
     assert np.abs(weights.weigh(z, w, "a1111") - z).max() > 0.5 * np.abs(z).max()
+
+
+@pytest.mark.parametrize("convention", weights.CONVENTIONS)
+@pytest.mark.parametrize("number", ["1e39", "-2000000", "9" * 400])
+def test_words_weigh_no_more_than_a_float_can_hold(convention, number):
+    """A1111 knows no exponents: "(a:1e39)" is text there."""
+    if "e" in number and convention != "comfyui":
+        assert weights.parse(f"(a:{number})", convention) == [(f"a:{number}", 1.1)]
+    elif convention == "comfyui" and len(number) == 400:  # no float at all: text
+        assert weights.parse(f"(a:{number})", convention)[0][1] == 1.1
+    else:
+        with pytest.raises(ValueError, match="words must weigh from -1,000,000 to 1,000,000, got"):
+            weights.parse(f"(a:{number})", convention)
+
+
+def test_weights_of_other_rows_and_prompts_that_are_no_text_are_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    z = RNG.normal(size=(1, 4, 3))
+    for wrong in (np.ones((2, 4)), np.ones(4), np.ones((1, 3))):
+        with pytest.raises(ValueError, match=r"weights must be one a vector of \(1, 4, 3\), got"):
+            weights.weigh(z, wrong, "a1111_no_norm")
+    for wrong in (None, 3, b"a"):
+        with pytest.raises(ValueError, match="prompt must be a text, got"):
+            weights.parse(wrong, "a1111")

@@ -84,6 +84,15 @@ def test_a_loaded_run_reads_it_from_beside_the_checkpoints(whole):
     np.testing.assert_allclose(run.sample(key, word=[3, 7]), run.decode(z), atol=1e-5)
 
 
+def test_a_run_whose_frozen_parameters_are_gone_says_so(whole, tmp_path):
+    config, workdir = whole
+    workdir = shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "frozen")
+    for use in (lambda: cfg_jax.load(workdir), lambda: loop.train(config, workdir)):
+        with pytest.raises(ValueError, match=r"frozen parameters .*frozen are missing; the check"):
+            use()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("remat", ["none", "blocks"])
 def test_every_leaf_that_is_trained_moves_within_three_steps(remat):
