@@ -225,11 +225,22 @@ def mesh_for(images: int, batch: int) -> Mesh:
 
 def check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     """Refuses what is out of range in one line, with exit code 2."""
-    if arguments.samples < 2:
-        parser.error(f"--samples must be at least 2, got {arguments.samples}")
-    for name in ("steps", "batch"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name} must be at least 1, got {getattr(arguments, name)}")
+    check_least(parser, arguments, samples=2, steps=1, batch=1)
+    check_out(parser, arguments)
+
+
+def check_least(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, **least: int
+) -> None:
+    """Refuses numbers that are smaller than the least of their names."""
+    for name, lowest in least.items():
+        if (given := getattr(arguments, name)) < lowest:
+            flag = name.replace("_", "-")
+            parser.error(f"--{flag} must be at least {lowest}, got {given}")
+
+
+def check_out(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Refuses a figure that cannot be written."""
     if arguments.out.suffix != ".png" or not arguments.out.parent.is_dir():
         parser.error(f"--out must be a .png file in a folder that exists, got {arguments.out}")
 

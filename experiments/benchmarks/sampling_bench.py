@@ -1,5 +1,6 @@
 """What sampling is measured with: networks of small random parameters, turns, and a clock."""
 
+import argparse
 import datetime
 import functools
 import importlib.metadata
@@ -126,6 +127,13 @@ def timed(
         for name in list(runs) if number % 2 else reversed(runs):
             times[name].append(seconds(runs[name], clock))
     return times
+
+
+def positive(text: str) -> int:
+    """A flag's whole number, at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1; got {text!r}")
+    return int(text)
 
 
 def ratios(times: list[float], to: list[float]) -> list[float]:

@@ -48,6 +48,7 @@ from sampling_bench import (
     Make,
     Rows,
     bench_of,
+    positive,
     ratios,
     surroundings,
     table,
@@ -281,13 +282,6 @@ def write(path: Path, text: str) -> None:
     """Replaces a file, whole."""
     with files.atomic(path) as file:
         file.write(text.encode())
-
-
-def positive(text: str) -> int:
-    """A flag's whole number, at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1; got {text!r}")
-    return int(text)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
