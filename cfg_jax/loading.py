@@ -61,6 +61,8 @@ def load(path: str | Path, *, step: int | None = None, ema: Any = None, dtype: A
     if not isinstance(path, (str, Path)):
         raise TypeError(f"path must be a work directory or a file, got {path!r}")
     wanted = None if dtype is None else _floating(dtype)
+    if ema is not None and not isinstance(ema, (str, int, float)):
+        raise ValueError(f"ema must be an average's name, decay or width, got {checks.told(ema)}")
     if step is not None:
         step = checks.whole("step", step, 0)
     place = Path(os.path.expanduser(path))
@@ -88,4 +90,8 @@ def _floating(dtype: Any) -> Any:
         found = None
     if found is None or not jnp.issubdtype(found, jnp.floating):
         raise ValueError(f"dtype must be one of floats, such as bfloat16, got {dtype!r}")
+    wide = jax.dtypes.canonicalize_dtype(found) == found
+    if found.itemsize < 2 or not wide:
+        why = "JAX_ENABLE_X64 is not set" if not wide else "no network computes in it"
+        raise ValueError(f"dtype must be float16, bfloat16 or float32, got {found}: {why}")
     return found

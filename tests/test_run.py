@@ -113,6 +113,9 @@ def flat(run):
     ("arguments", "error", "line"),
     [
         ({"dtype": "float7"}, ValueError, "dtype must be one of floats, such as bfloat16"),
+        ({"dtype": "float64"}, ValueError, "got float64: JAX_ENABLE_X64 is not set"),
+        ({"dtype": "float8_e4m3fn"}, ValueError, "got float8_e4m3fn: no network computes in it"),
+        ({"ema": np.ones(2)}, ValueError, "ema must be an average's name, decay or width, got"),
         ({"dtype": "int8"}, ValueError, "dtype must be one of floats, such as bfloat16"),
         ({"dtype": 3}, ValueError, "dtype must be one of floats, such as bfloat16, got 3"),
         ({"path": 3}, TypeError, "path must be a work directory or a file, got 3"),
