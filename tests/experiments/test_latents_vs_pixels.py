@@ -26,7 +26,8 @@ def test_the_two_differ_in_the_codec_and_in_the_reach_of_positions():
 def test_a_machine_that_slows_down_does_not_change_the_ratio(monkeypatch):
     """Pixels take 4, 4 and 5 times as long, whatever a turn takes."""
     drift = np.array([1.0, 4.0, 10.0])
-    taken = {"latents": drift.tolist(), "pixels": (drift * [4.0, 4.0, 5.0]).tolist()}
+    latents = bench.CALLS["latents"] * drift
+    taken = {"latents": latents.tolist(), "pixels": (drift * [4.0, 4.0, 5.0]).tolist()}
     monkeypatch.setattr(bench, "timed", lambda title, runs, **how: taken)
     one = types.SimpleNamespace(training=None, sampling=lambda steps: None, batch=8)
     rows = bench.compared({"latents": one, "pixels": one}, steps=3, rounds=3)
@@ -35,6 +36,12 @@ def test_a_machine_that_slows_down_does_not_change_the_ratio(monkeypatch):
         assert row["times_as_fast"] == 4.0
         assert row["latents_images_a_second"] == 8 / 4.0
         assert row["pixels_images_a_second"] == 8 / 16.0
+
+
+def test_a_turn_is_of_so_many_calls():
+    called = []
+    assert bench.again(lambda: called.append(len(called)) or len(called), 3) == 3
+    assert called == [0, 1, 2]
 
 
 @pytest.mark.slow
@@ -65,7 +72,7 @@ KINDS = ("latents", "pixels")
         (["--rounds", "many"], "at least 1"),
         (["--clock", "sun"], "invalid choice"),
         (["--out", "nowhere/made.json"], "--out must be a .json file"),
-        ([], "nowhere is no work directory of a trained codec"),
+        pytest.param([], "is no work directory of a trained codec", marks=pytest.mark.slow),
     ],
 )
 def test_a_wrong_flag_is_one_line(flags, message, capsys):
