@@ -266,7 +266,7 @@ def test_a_codec_that_is_not_there_is_told_of(autoencoder, change, line):
 def of_a_codec():
     """A model in latents, untrained."""
     plan = build(tiny_latent(""), FACTS).blueprint
-    codec = plan.codec.init(jax.random.key(0), np.zeros((1, *FACTS.shape), np.float32))
+    codec = plan.codec.init(jax.random.key(0), jnp.zeros((1, *FACTS.shape)))
     return Model(**plan._replace(frozen=plan.frozen._replace(codec=codec)).model({}))
 
 
@@ -282,7 +282,8 @@ def of_a_codec():
         ("decode", (2, 4, 4, 3), "float32", r"z must be \(batch, 4, 4, 2\)"),
     ],
 )
-def test_what_is_no_data_or_latents_is_refused(way, shape, dtype, line):
+def test_what_is_no_data_or_latents_is_refused(monkeypatch, way, shape, dtype, line):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
     with pytest.raises(ValueError, match=line):
         getattr(of_a_codec(), way)(np.zeros(shape, dtype))
 
