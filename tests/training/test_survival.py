@@ -91,7 +91,9 @@ def test_a_notice_to_end_saves_and_the_resumed_run_ends_the_same(whole, tmp_path
 
 def test_a_closed_terminal_stops_it_as_a_notice_does_and_a_second_one_does_not_hurt(tmp_path):
     config, workdir = write(tmp_path), tmp_path / "run"
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` ignores it
     process = train(config, workdir, *SETTINGS, "--config.train.steps=100000")
+    signal.signal(signal.SIGHUP, before)
     wait_for_row(workdir, 40, process)
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
         process.send_signal(number)
