@@ -14,12 +14,13 @@ pytestmark = pytest.mark.slow
 
 FIELDS = {"channels": 4, "channel_mult": (1, 2, 2), "blocks": 1, "latent_channels": 3}
 RNG = np.random.default_rng(0)
+SHAPE = (4, 4, 3)
 
 
 @pytest.fixture(scope="module")
 def kl():
     codec = KL(**FIELDS, groups=2, scale=0.5, shift=0.1)
-    return codec, random_variables(codec, jnp.zeros((1, 4, 4, 3)))
+    return codec, random_variables(codec, jnp.zeros((1, *SHAPE)))
 
 
 def alone(codec, variables, z, tile):
@@ -27,7 +28,7 @@ def alone(codec, variables, z, tile):
     rows = []
     for first in range(0, z.shape[2], tile):
         low, high = max(first - 8, 0), min(first + tile + 8, z.shape[2])
-        x = translated(codec, variables, "decode", z[:, :, low:high])
+        x = translated(codec, variables, "decode", z[:, :, low:high], SHAPE)
         rows.append(x[:, :, 4 * (first - low) : 4 * (min(first + tile, high) - low)])
     return jnp.concatenate(rows, axis=2)
 
@@ -36,8 +37,8 @@ def test_black_beside_white_has_no_seam(kl):
     """Their statistics differ most: tiles that do not know of each other go far astray."""
     codec, variables = kl
     picture = jnp.concatenate([-jnp.ones((1, 20, 48, 3)), jnp.ones((1, 20, 48, 3))], axis=2)
-    z = translated(codec, variables, "encode", picture)
-    want = translated(codec, variables, "decode", z)
+    z = translated(codec, variables, "encode", picture, SHAPE)
+    want = translated(codec, variables, "decode", z, SHAPE)
     assert z.shape == (1, 5, 24, 3)
     got = decode_in_tiles(codec, variables, z, tile=5)
     scale = np.abs(want).max()
@@ -49,7 +50,7 @@ def test_black_beside_white_has_no_seam(kl):
 def test_any_tiles_give_the_whole(kl, tile, whole):
     codec, variables = kl
     z = jnp.asarray(RNG.normal(size=(2, 17, 6, 3)), jnp.float32)
-    want = translated(codec, variables, "decode", z)
+    want = translated(codec, variables, "decode", z, SHAPE)
     got = decode_in_tiles(codec, variables, z, tile=tile, whole=whole)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * np.abs(want).max())
 
@@ -62,7 +63,7 @@ def test_sounds_and_videos_come_in_tiles_too(shape):
     sides = [4 * side for side in shape[:-1]] if len(shape) < 4 else [2, 8, 8]
     variables = random_variables(codec, jnp.zeros((1, *sides, 1)))
     z = jnp.asarray(RNG.normal(size=(1, *shape)), jnp.float32)
-    want = translated(codec, variables, "decode", z)
+    want = translated(codec, variables, "decode", z, (*sides, 1))
     got = decode_in_tiles(codec, variables, z, tile=4)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * np.abs(want).max())
 
@@ -128,7 +129,7 @@ def test_memory_beyond_z_its_first_level_and_the_result_is_a_tiles(kl):
 
 
 def test_what_cannot_be_tiled_is_refused():
-    z = jnp.zeros((1, 4, 4, 3))
+    z = jnp.zeros((1, *SHAPE))
     attends = KL(**FIELDS, attention_factors=(2,))
     with pytest.raises(ValueError, match="whole must be at least 2, got 1"):
         decode_in_tiles(attends, {}, z)
