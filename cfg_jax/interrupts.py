@@ -14,10 +14,14 @@ CODE = 130
 
 def leave(*_: object) -> None:
     """Ends the process at once; a signal handler."""
-    command = " ".join(["cfg_jax", *sys.argv[1:2]])
     with contextlib.suppress(OSError):
-        os.write(2, f"{command}: interrupted\n".encode(errors="replace"))
+        os.write(2, f"{command()}: interrupted\n".encode(errors="replace"))
     os._exit(CODE)
+
+
+def command() -> str:
+    """What lines about this command begin with."""
+    return " ".join(["cfg_jax", *sys.argv[1:2]])
 
 
 def at_once() -> bool:

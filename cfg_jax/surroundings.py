@@ -3,6 +3,8 @@
 import os
 import sys
 
+from cfg_jax import interrupts
+
 MISTAKE = 2
 """The exit code of a user's mistake."""
 
@@ -39,6 +41,5 @@ def check() -> None:
 
 
 def _leave(message: str) -> None:
-    command = " ".join(["cfg_jax", *sys.argv[1:2]])
-    print(f"{command}: {message}", file=sys.stderr)
+    print(f"{interrupts.command()}: {message}", file=sys.stderr)
     sys.exit(MISTAKE)

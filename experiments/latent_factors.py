@@ -49,7 +49,7 @@ from cfg_jax.cli import recipes
 from cfg_jax.data import Dataset
 from cfg_jax.data.scenes import SIDE
 from cfg_jax.evaluation.of_captions import CaptionJudge, Captions
-from cfg_jax.training.loop import StoppedError, train
+from cfg_jax.training.loop import train
 
 FIGURE = Path(__file__).parent / "figures" / "latent_factors.png"
 
@@ -344,12 +344,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not 0.0 < arguments.minutes < math.inf:
         parser.error(f"--minutes must be positive, got {arguments.minutes}")
     cfg_jax.use_cores()
-    try:
-        report = measure(arguments)
-    except ValueError as error:
-        parser.error(str(error))
-    except StoppedError as stopped:
-        raise SystemExit(f"{stopped}; the same command goes on") from None
+    report = scoring.measured(parser, lambda: measure(arguments))
     print(tables(report))
     scoring.write(arguments.out, figure(report), report)
 

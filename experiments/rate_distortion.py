@@ -51,7 +51,7 @@ from cfg_jax.data import Dataset
 from cfg_jax.data.scenes import SIDE
 from cfg_jax.diffusion import denoiser, process
 from cfg_jax.runtime import mesh as meshes
-from cfg_jax.training.loop import StoppedError, train
+from cfg_jax.training.loop import train
 
 FIGURE = Path(__file__).parent / "figures" / "rate_distortion.png"
 
@@ -309,12 +309,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     scoring.check_least(parser, arguments, steps=1, codec_steps=1, samples=BATCH)
     scoring.check_out(parser, arguments)
     cfg_jax.use_cores()
-    try:
-        report = measure(arguments)
-    except ValueError as error:
-        parser.error(str(error))
-    except StoppedError as stopped:
-        raise SystemExit(f"{stopped}; the same command goes on") from None
+    report = scoring.measured(parser, lambda: measure(arguments))
     print(table(report))
     scoring.write(arguments.out, figure(report), report)
 

@@ -22,6 +22,7 @@ from cfg_jax.model import Model
 from cfg_jax.runtime import bulk
 from cfg_jax.runtime.mesh import fitting
 from cfg_jax.sampling.solvers import Ancestral
+from cfg_jax.training.loop import StoppedError
 
 BLACK, BLUE, VERMILION = "#333333", "#0072B2", "#D55E00"  # told apart by colour-blind readers too
 GREEN, ORANGE, PINK, SKY = "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
@@ -227,6 +228,18 @@ def check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespa
     """Refuses what is out of range in one line, with exit code 2."""
     check_least(parser, arguments, samples=2, steps=1, batch=1)
     check_out(parser, arguments)
+
+
+def measured(
+    parser: argparse.ArgumentParser, measure: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """The report of an experiment that trains; a mistake is one line, and so is a stop."""
+    try:
+        return measure()
+    except ValueError as error:
+        parser.error(str(error))
+    except StoppedError as stopped:
+        raise SystemExit(f"{stopped}; the same command goes on") from None
 
 
 def check_least(

@@ -11,13 +11,12 @@ import re
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cfg_jax import interrupts
+from cfg_jax import interrupts, surroundings
 
 COMMANDS = {
     "train": "train a guided diffusion model, or go on training it",
@@ -38,7 +37,7 @@ USAGE = "usage: python -m cfg_jax COMMAND [--help] [flags]\n\n" + "\n".join(
 ON_DEVICES = ("train", "sample", "evaluate", "score", "encode")
 """Commands that compute over all devices."""
 
-MISTAKE, FAILURE, INTERRUPTED = 2, 1, interrupts.CODE
+MISTAKE, FAILURE, INTERRUPTED = surroundings.MISTAKE, 1, interrupts.CODE
 """Exit codes: a user's mistake, a run that went wrong, and one that was asked to stop."""
 
 
@@ -224,8 +223,7 @@ def _is_an_interrupt(error: BaseException | None) -> bool:
 
 def _is_of_devices(error: BaseException) -> bool:
     """Whether JAX raised the error as it looked for devices."""
-    *_, last = traceback.walk_tb(error.__traceback__)
-    return Path(last[0].f_code.co_filename).name == "xla_bridge.py"
+    return _file(_last(error)).name == "xla_bridge.py"
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -233,14 +231,21 @@ def _is_ours(error: BaseException) -> bool:
 
     Python itself raises a TypeError where code is wrong: only one that a statement raised is ours.
     """
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None or Path(__file__).parents[1] not in Path(_file(trace)).parents:
+    last = _last(error)
+    if Path(__file__).parents[1] not in _file(last).parents:
         return False
-    code = trace.tb_frame.f_code.co_code[trace.tb_lasti]
+    code = last.tb_frame.f_code.co_code[last.tb_lasti]
     return isinstance(error, ValueError) or dis.opname[code] == "RAISE_VARARGS"
 
 
-def _file(trace: TracebackType) -> str:
-    return trace.tb_frame.f_code.co_filename
+def _last(error: BaseException) -> TracebackType:
+    """Where an error that was caught had been raised."""
+    trace = error.__traceback__
+    assert trace is not None
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace
+
+
+def _file(trace: TracebackType) -> Path:
+    return Path(trace.tb_frame.f_code.co_filename)

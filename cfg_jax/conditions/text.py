@@ -61,6 +61,8 @@ class Text(Conditioner):
     name: str = dataclasses.field(default="text", repr=False, metadata=parts.BOUND)
 
     trained = ("folder", "pretrained", "vocabulary", "length", "chunks", "encoder")
+    """Fields that sampling cannot change."""
+
     flag = "prompt"
     negative_flag = "negative"
     help = "a sentence, or @FILE with one a line; captions of held-out examples if not given"

@@ -1,6 +1,7 @@
 """The plan of a recipe: its training step and sampler, compiled for chips that are not there."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -17,7 +18,7 @@ from cfg_jax.planning.topology import Topology
 from cfg_jax.recipe import copied
 from cfg_jax.runtime import mesh as meshes
 from cfg_jax.sampling import sharded_sample
-from cfg_jax.training.program import Program, build
+from cfg_jax.training.program import Program, build, drawn
 from cfg_jax.training.state import State
 
 
@@ -219,21 +220,10 @@ def _step(program: Program, config: ConfigDict, topology: Topology, report: Repo
 
 def _sampler(program: Program, topology: Topology, count: int, report: Report) -> Analysis:
     """Compiles sampling under the recipe's guidance, the parameters whole on every chip."""
+    front = functools.partial(sharded_sample, mesh=program.mesh)
 
     def sample(model: Model, key: jax.Array, cond: dict[str, Any]) -> jax.Array:
-        how = model.sampling
-        z = sharded_sample(
-            model.guided(),
-            key,
-            cond,
-            mesh=program.mesh,
-            shape=model.shape,
-            schedule=model.schedule,
-            solver=how.solver,
-            grid=how.grid,
-            steps=how.steps,
-            batch=None if cond else count,
-        )
+        z = drawn(model, key, cond, count, front)
         return model.decode(z)
 
     key = jax.eval_shape(lambda: jax.random.key(0))

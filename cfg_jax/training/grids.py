@@ -14,8 +14,7 @@ from cfg_jax.model import Model
 from cfg_jax.recipe import flatten
 from cfg_jax.runtime import processes
 from cfg_jax.runtime.files import folder
-from cfg_jax.sampling import sample
-from cfg_jax.training.program import Program
+from cfg_jax.training.program import Program, drawn
 
 CLASSES, PER_CLASS = 10, 8
 """At most so many values that can be named, evenly chosen, a row each; without any, as many
@@ -85,20 +84,7 @@ class GridWriter:
             self.write(step, params)
 
     def _drawn(self, params: Any, key: Any, cond: Any) -> Any:
-        """A sample as the recipe says, of a condition that is encoded already."""
-        model = self._model(params)
-        how = model.sampling
-        return sample(
-            model.guided(),
-            key,
-            cond,
-            shape=model.shape,
-            schedule=model.schedule,
-            solver=how.solver,
-            grid=how.grid,
-            steps=how.steps,
-            batch=None if cond else 1,
-        )
+        return drawn(self._model(params), key, cond, 1)
 
     def _path(self, step: int) -> Path:
         return self._folder / f"{step}.png"

@@ -16,9 +16,11 @@ from ml_collections import ConfigDict
 
 from cfg_jax import recipe
 from cfg_jax.blueprint import Blueprint, FrozenParameters, blueprint, described, profiles, ready
+from cfg_jax.model import Model
 from cfg_jax.parts import Facts
 from cfg_jax.runtime import compiled
 from cfg_jax.runtime import mesh as meshes
+from cfg_jax.sampling import sample
 from cfg_jax.training import state as states
 from cfg_jax.training import step as steps
 from cfg_jax.training.state import State
@@ -120,6 +122,30 @@ def build(
     )
     _check(program, whole)
     return program
+
+
+def drawn(model: Model, key: Any, cond: Any, count: int, front: Callable[..., Any] = sample) -> Any:
+    """Latents of samples as a model's recipe says, of a condition that is encoded already.
+
+    Args:
+      model: The model.
+      key: A JAX random key.
+      cond: The condition, as the network is shown it.
+      count: The number of samples.
+      front: What samples, such as `cfg_jax.sample`.
+    """
+    how = model.sampling
+    return front(
+        model.guided(),
+        key,
+        cond,
+        shape=model.shape,
+        schedule=model.schedule,
+        solver=how.solver,
+        grid=how.grid,
+        steps=how.steps,
+        batch=None if cond else count,
+    )
 
 
 def _optimizer(config: ConfigDict, apart: tuple[str, ...]) -> optax.GradientTransformation:
