@@ -15,8 +15,10 @@ import re
 import shutil
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
+from logging import LogRecord, getLogger
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -223,9 +225,10 @@ def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
 
 @functools.cache
 def _hush() -> None:
-    """Has Python not tell of writes that end after one that failed: Orbax does not wait for them.
+    """Has Python not tell of writes that go on or fail after one that failed: Orbax leaves them.
 
-    Each would be a traceback about an event loop that is closed; `write` has said what failed.
+    Each would be a traceback, of an event loop that is closed or of a result that nobody fetched;
+    `write` has said what failed.
     """
     tell = sys.unraisablehook
 
@@ -234,6 +237,14 @@ def _hush() -> None:
             tell(unraisable)
 
     sys.unraisablehook = hook
+    getLogger("asyncio").addFilter(lambda record: not _is_of_orbax(record))
+
+
+def _is_of_orbax(record: LogRecord) -> bool:
+    """Whether a line of asyncio's tells of a task or an error of Orbax."""
+    trace = record.exc_info[2] if record.exc_info else None
+    modules = (str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(trace))
+    return any(name.startswith("orbax.") for name in modules) or "/orbax/" in record.getMessage()
 
 
 def _apart(action: Callable[[], T]) -> Future[T]:

@@ -3,7 +3,9 @@
 As a script, the processes that the tests below kill, starve of disk and read from meanwhile.
 """
 
+import asyncio
 import functools
+import gc
 import json
 import os
 import random
@@ -538,6 +540,22 @@ def test_a_full_disk_stops_with_the_last_good_one_named(tmp_path):
     (step, state), _ = newest(tmp_path, 256)
     assert step == 3
     assert same(state, made(3, 256))
+
+
+@pytest.mark.parametrize(("module", "told"), [("orbax.writes", False), ("another.writes", True)])
+def test_what_fails_after_the_first_write_that_failed_is_nobodys_traceback(caplog, module, told):
+    """Orbax stops at the first error; the others' are never fetched, whichever ends first."""
+    with Checkpoints(Path("unused")):
+        made_there = {"__name__": module}
+    exec("async def write(): raise ValueError('File too large')", made_there)
+
+    async def save_two():
+        asyncio.gather(made_there["write"](), made_there["write"]())
+        await asyncio.sleep(0.01)
+
+    asyncio.run(save_two())
+    gc.collect()
+    assert ("File too large" in caplog.text) == told
 
 
 @pytest.mark.slow
