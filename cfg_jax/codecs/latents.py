@@ -5,6 +5,7 @@ codec and other data have another folder. Files are compared with their checksum
 read; damaged ones are made again.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -131,29 +132,43 @@ def _digest(codec: Any, variables: Any, data: Any, names: tuple[str, ...]) -> st
         "examples": data.digest(),
         "arrays": names,
     }
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    return _sum(described)
 
 
 def _read(folder: Path, digest: str, names: tuple[str, ...]) -> Kept | None:
-    """What is kept in a folder; None, with a warning, where it is damaged."""
+    """What is kept in a folder; None where there is none or, with a warning, it is damaged."""
+    if not os.path.lexists(folder):
+        return None
     try:
-        known = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        if known["digest"] != digest:
-            raise ValueError("it is of another codec or other data")
+        known = files.read_object(folder / "manifest.json")
+        if known.pop("sum") != _sum(known) or known["digest"] != digest:
+            raise ValueError("its manifest was changed")
         arrays = {}
         for name in names:
             path = folder / f"{name}.npy"
+            files.check_regular(path)
             if files.checksum(path) != known["files"][name]:
                 raise ValueError(f"{path.name} was changed")
             arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
-        scale, shift = (tuple(map(float, known[name])) for name in ("scale", "shift"))
-        return Kept(arrays, scale, shift, folder)
-    except FileNotFoundError:
-        return None
-    except (*files.DAMAGED_NPZ, KeyError, TypeError) as error:
+        return Kept(arrays, tuple(known["scale"]), tuple(known["shift"]), folder)
+    except (*files.DAMAGED_NPZ, KeyError) as error:
         logging.warning("%s is damaged (%s): encoding again", folder, error)
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         return None
+
+
+def _remove(place: Path) -> None:
+    """Removes what stands in the place of latents; what cannot be removed stays."""
+    if os.path.isdir(place) and not os.path.islink(place):
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            place.unlink()
+
+
+def _sum(known: dict[str, Any]) -> str:
+    """A checksum of what a manifest says."""
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
 def _write(
@@ -191,6 +206,7 @@ def _write(
             "shift": _rounded(shift),
             "files": {name: files.checksum(place / f"{name}.npy") for name in names},
         }
+        known["sum"] = _sum(known)
         (place / "manifest.json").write_text(json.dumps(known, indent=2), encoding="utf-8")
         try:
             place.rename(folder)

@@ -61,6 +61,8 @@ class Arrays(Kind):
             labels = held.get("label", np.zeros(len(held["x"]), np.int32))
             chosen = splits.of_labels(labels, self.held_out) == (split == "test")
             held = {name: array[chosen] for name, array in held.items()}
+        if self.flip and held["x"].ndim == 3:
+            raise ValueError(f"flip should be False: {shown(self.path)} holds sounds")
         source = ArraySource(held)
         warn_of_empty(shown(self.path), split, class_names, source)
         paths = [path for path in (self.path, self.test_path) if path]
@@ -181,7 +183,7 @@ def _beside(where: str, name: str, array: np.ndarray, count: int) -> np.ndarray:
     with np.errstate(over="ignore"):
         narrow = array.astype(np.float32)
     if not np.all(np.isfinite(narrow)):
-        raise ValueError(f"{name} in {where} should hold finite numbers alone")
+        raise ValueError(f"{name} in {where} should hold finite float32 numbers alone")
     return narrow
 
 

@@ -25,7 +25,7 @@ from cfg_jax.data.dataset import (
     readable,
     reason,
 )
-from cfg_jax.data.folder import IMAGES, Pictures, both, fingerprint
+from cfg_jax.data.folder import IMAGES, Pictures, Split, both, fingerprint
 from cfg_jax.data.tree import Tree, shown
 from cfg_jax.data.windows import Windowed
 from cfg_jax.runtime.files import once
@@ -83,27 +83,20 @@ class Captioned(Pictures):
         """
         check_split(split)
         found = both(self.path, self.test_path, self.held_out, PICTURES)
-        there, files = found[split]
         said = {one: captions(one) for one in {one for one, _ in found.values()}}
-        texts = said[there]
-        missing = [file for file in files if file not in texts]
-        if missing and not self.skip_bad:
-            raise ValueError(
-                f"{shown(self.path)}: the picture {shown(missing[0])} has no caption; {SKIPPING}"
-            )
-        files = [file for file in files if file in texts]
-        if not files:
-            raise ValueError(f"{shown(self.path)} holds no picture with a caption")
+        unshaped = self._pictures(found[split], said)
         square = self.image_size, self.image_size
-        unshaped = _Pictures(there, files, texts, self)
-        shape = (*square, self.channels) if self.image_size else self.first_shape(unshaped)
+        if self.image_size:
+            shape: tuple[int, ...] = (*square, self.channels)
+        else:
+            shape = self.first_shape(self._pictures(found["train"], said))
         if self.buckets:
             source: Source = self._bucketed(dataclasses.replace(unshaped, shape=shape))
         elif self.crop > 1:
             source = self._cut(unshaped, square)
         else:
             source = dataclasses.replace(unshaped, shape=shape)
-            if len(files) * math.prod(shape) <= IN_MEMORY:
+            if len(source) * math.prod(shape) <= IN_MEMORY:
                 source = load(source, skip_bad=self.skip_bad)
         return Dataset(
             source=source,
@@ -118,6 +111,24 @@ class Captioned(Pictures):
             skip_bad=self.skip_bad,
             workers=0 if isinstance(source, ArraySource) else self.workers,
         )
+
+    def _pictures(self, split: Split, said: Mapping[Tree, Captions]) -> "_Pictures":
+        """The pictures of a split, of any size.
+
+        Raises:
+          ValueError: One has no caption.
+        """
+        there, files = split
+        texts = said[there]
+        missing = [file for file in files if file not in texts]
+        if missing and not self.skip_bad:
+            raise ValueError(
+                f"{shown(self.path)}: the picture {shown(missing[0])} has no caption; {SKIPPING}"
+            )
+        files = [file for file in files if file in texts]
+        if not files:
+            raise ValueError(f"{shown(self.path)} holds no picture with a caption")
+        return _Pictures(there, files, texts, self)
 
     def _cut(self, pictures: "_Pictures", window: Shape) -> Windowed:
         """The pictures as large as they are cut from."""

@@ -73,9 +73,14 @@ class Catalogue(Kind):
     def _builder(self) -> Any:
         import tensorflow_datasets as tfds
 
+        from cfg_jax.data import records
+
+        place = records.place(self.dir)
         try:
-            return tfds.builder(self.name, data_dir=os.path.expanduser(self.dir) or None)
-        except (ValueError, AssertionError, OSError, ImportError) as error:
+            return tfds.builder(self.name, data_dir=place)
+        except Exception as error:  # Damaged files make TFDS raise anything
+            if os.path.exists(prepared := os.path.join(place, self.name)):
+                raise records.damaged(prepared, error) from error
             raise ValueError(
                 f"{self.name!r} names no dataset that TFDS can open: see "
                 "https://www.tensorflow.org/datasets/catalog for NAME or NAME/CONFIG"

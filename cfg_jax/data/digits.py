@@ -1,7 +1,6 @@
 """Scikit-learn's 1,797 real handwritten digits, 8×8 grey."""
 
 import dataclasses
-import os
 
 from cfg_jax.data import fields
 from cfg_jax.data.dataset import Dataset, Kind, check_split
@@ -33,7 +32,7 @@ class Digits(Kind):
         from cfg_jax.data import records
         from cfg_jax.data.digits_builder import Digits as Builder
 
-        builder = Builder(data_dir=os.path.expanduser(self.dir) or None)
+        builder = records.opened(Builder, self.dir, "digits")
         records.prepare(builder, "digits")
         found = records.read(builder, split, name="digits", skip_bad=self.skip_bad)
         return dataclasses.replace(found, flip=self.flip, workers=self.workers)

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from cfg_jax.data import fields, splits, tree
@@ -116,11 +117,15 @@ class Folder(Pictures):
         from cfg_jax.data import records
         from cfg_jax.data.folder_builder import ClassFolders, Decoding
 
+        place = records.place(self.dir)
+        for path in filter(None, (self.path, self.test_path)):
+            if Path(place).resolve().is_relative_to(Path(path).expanduser().resolve()):
+                raise ValueError(f"dir, {place}, should lie elsewhere than within {path}")
         found = both(self.path, self.test_path, self.held_out, IMAGES)
         builder = ClassFolders(
             found,
             Decoding(self.side, self.channels, tuple(self.background), self.skip_bad),
-            data_dir=os.path.expanduser(self.dir) or None,
+            data_dir=place,
         )
         records.prepare(builder, "folder")
         dataset = records.read(

@@ -12,6 +12,7 @@ from absl import logging
 
 from cfg_jax.data.dataset import reason
 from cfg_jax.data.pixels import decoded
+from cfg_jax.data.records import undamaged
 from cfg_jax.data.tree import Tree, class_of, digest, shown
 
 
@@ -116,12 +117,14 @@ class ClassFolders(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         splits: Mapping[str, tuple[Tree, Sequence[str]]],
         settings: Decoding,
         *,
-        data_dir: str | None,
+        data_dir: str,
     ):
         self._splits = splits
         self._settings = settings
+        self._one = self._shape()
         self.name = self._fingerprinted_name()
-        super().__init__(data_dir=data_dir)
+        with undamaged(os.path.join(data_dir, self.name)):
+            super().__init__(data_dir=data_dir)
 
     def _fingerprinted_name(self) -> str:
         stamps = [(split, tree.stamp(files)) for split, (tree, files) in self._splits.items()]
@@ -130,7 +133,7 @@ class ClassFolders(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
 
     def _info(self) -> tfds.core.DatasetInfo:
         # features.Image would ask for TensorFlow to encode; bytes are also the fastest to read.
-        image = tfds.features.Tensor(shape=self._shape(), dtype=np.uint8, encoding="bytes")
+        image = tfds.features.Tensor(shape=self._one, dtype=np.uint8, encoding="bytes")
         features = {"image": image}
         if self._splits["train"][0].folders:
             features["label"] = tfds.features.Scalar(dtype=np.int32)
@@ -142,6 +145,7 @@ class ClassFolders(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         )
 
     def _shape(self) -> tuple[int, int, int]:
+        """The shape of the images, as they are stored."""
         size = self._settings.image_size
         if size:
             return size, size, self._settings.channels
@@ -153,9 +157,8 @@ class ClassFolders(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         return first.shape
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        shape = self.info.features["image"].shape
         return {
-            split: _Examples(tree, files, shape, self._settings)
+            split: _Examples(tree, files, self._one, self._settings)
             for split, (tree, files) in self._splits.items()
         }
 

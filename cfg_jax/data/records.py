@@ -7,7 +7,7 @@ import io
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,6 +119,38 @@ def prepare(builder: Any, name: str) -> None:
             ) from error
 
 
+def place(directory: str) -> str:
+    """Where prepared datasets are kept: a directory, or TFDS's default for ""."""
+    return os.path.expanduser(directory or str(tfds.core.constants.DATA_DIR))
+
+
+def damaged(place: str, error: Exception) -> ValueError:
+    """The error of what was prepared in a folder and cannot be read."""
+    return ValueError(
+        f"what was prepared in {place} is damaged ({dataset.reason(error)}): remove that folder, "
+        "and it is prepared again"
+    )
+
+
+@contextlib.contextmanager
+def undamaged(place: str) -> Iterator[None]:
+    """Raises ValueError where reading what was prepared in a folder, within, raises anything."""
+    try:
+        yield
+    except Exception as error:
+        raise damaged(place, error) from error
+
+
+def opened(make: Callable[..., Any], directory: str, name: str) -> Any:
+    """A builder of this name, of what it prepares in a directory, "" for TFDS's default.
+
+    Raises:
+      ValueError: What it has prepared there is damaged.
+    """
+    with undamaged(os.path.join(place(directory), name)):
+        return make(data_dir=place(directory))
+
+
 def _failure(error: OSError | RuntimeError) -> str | None:
     """What the operating system said, which array_record quotes in a RuntimeError; else None."""
     if isinstance(error, OSError):
@@ -152,11 +184,15 @@ def read(
       ValueError: there is no such split, or the dataset holds no images of one size.
     """
     dataset.check_split(split)
-    reader = tfds.builder_from_directory(builder.data_dir)
-    features, stored = dict(reader.info.features), reader.info.splits
+    with undamaged(builder.data_dir):
+        reader = tfds.builder_from_directory(builder.data_dir)
+        features, stored = dict(reader.info.features), reader.info.splits
     names = [stored_name for stored_name in _STORED[split] if stored_name in stored]
     if not names:
         raise ValueError(f"{name} has no {split} split: it has {', '.join(stored)}")
+    if not skip_bad:
+        with undamaged(builder.data_dir):
+            _check_files(stored[names[0]].filepaths)
     shape = shape_of(features, name=name, image_size=image_size)
     texts = text_of(features, text, name=name)
     # TFDS without TensorFlow would take palettes for levels and grey files for what they are.
@@ -182,6 +218,13 @@ def read(
         texts=texts,
         skip_bad=skip_bad,
     )
+
+
+def _check_files(paths: Sequence[Any]) -> None:
+    """Raises ValueError where a file is not there or empty, as a power cut leaves one."""
+    for path in paths:
+        if not path.exists() or not path.stat().length:
+            raise ValueError(f"{path.name} is missing or empty")
 
 
 def class_names_of(features: dict[str, Any]) -> tuple[str, ...]:

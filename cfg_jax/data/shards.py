@@ -66,7 +66,8 @@ class Shards(Pictures):
         examples = found[split]
         unshaped = _Pictures(examples, self)
         square = self.image_size, self.image_size, self.channels
-        shape = square if self.image_size else self.first_shape(unshaped)
+        first = _Pictures(found["train"], self)
+        shape = square if self.image_size else self.first_shape(first)
         source: Source
         if self.crop > 1:
             source = Windowed(unshaped, shape)

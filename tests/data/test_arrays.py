@@ -115,6 +115,12 @@ def test_sounds_and_videos(tmp_path, x, dtype):
     assert data.source[0]["x"].dtype == dtype
 
 
+def test_sounds_are_not_played_backwards(tmp_path):
+    path = written(tmp_path, x=np.zeros((20, 50, 1), np.int16))
+    with pytest.raises(ValueError, match="flip should be False: .* holds sounds"):
+        opened(path, flip=True)
+
+
 def test_every_class_is_trained_on(tmp_path):
     labels = np.array([0] * 10 + [1] * 8 + [2, 3])
     data = opened(written(tmp_path, image=IMAGES, label=labels), held_out=0.5)
@@ -158,9 +164,9 @@ def test_the_fingerprint_is_of_the_files(tmp_path):
         ({"image": IMAGES, "label": LABELS[:5]}, "should be 20 integers"),
         ({"image": IMAGES, "label": LABELS - 1}, "should be 0 or more, got -1"),
         ({"image": IMAGES, "vector": VECTORS[0]}, r"should be \(20, length\), got \(5,\)"),
-        ({"image": IMAGES, "vector": VECTORS * np.inf}, "finite numbers alone"),
-        ({"image": IMAGES, "vector": VECTORS * np.nan}, "finite numbers alone"),
-        ({"image": IMAGES, "vector": VECTORS + 1e300}, "finite numbers alone"),
+        ({"image": IMAGES, "vector": VECTORS * np.inf}, "finite float32 numbers alone"),
+        ({"image": IMAGES, "vector": VECTORS * np.nan}, "finite float32 numbers alone"),
+        ({"image": IMAGES, "vector": VECTORS + 1e300}, "finite float32 numbers alone"),
         ({"image": IMAGES, "vector": VECTORS + 1j}, "real numbers, got complex128"),
         ({"image": IMAGES, "vector": VECTORS.astype(str)}, "real numbers, got <U"),
         ({"image": IMAGES, "when": np.full(20, "2020", "M8[Y]")}, "when in .* real numbers"),

@@ -137,6 +137,19 @@ def test_sizes_are_brought_to_one_or_refused(tmp_path):
     assert read(place, image_size=4) == WANTED
 
 
+def test_the_splits_are_of_one_size(tmp_path):
+    files = {
+        f"{split}/{n}.{ending}": content
+        for split, side in (("train", 4), ("test", 6))
+        for n in range(2)
+        for ending, content in (("png", png(10, side=side)), ("txt", b"a level"))
+    }
+    data = Captioned(path=str(write(tmp_path / "p", files)))
+    assert data.open("train").shape == (4, 4, 3)
+    with pytest.raises(UnreadableError, match=r"is \(6, 6\) where the first is \(4, 4\)"):
+        data.open("test")
+
+
 def test_the_fingerprint_follows_the_captions(tmp_path):
     def of(beside):
         place = write(tmp_path / "p", PICTURES | beside)

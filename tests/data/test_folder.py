@@ -425,6 +425,15 @@ def test_a_dataset_is_prepared_once_with_a_progress_bar(tmp_path, source, levels
     assert len(_prepared(settings)) == 1
 
 
+@pytest.mark.parametrize("below", ["", "cat", "kept/here"])
+def test_prepared_data_never_lie_among_the_images(tmp_path, levels, below):
+    root = write(tmp_path / "images", levels)
+    before = sorted(root.rglob("*"))
+    with pytest.raises(ValueError, match="dir, .*, should lie elsewhere than within .*images"):
+        Folder(path=str(root), dir=str(root / below)).open("train")
+    assert sorted(root.rglob("*")) == before
+
+
 def test_a_changed_folder_is_prepared_anew(tmp_path, source, levels):
     root = write(tmp_path / "images", levels)
     settings = source(Folder, path=root, channels=1)

@@ -176,6 +176,14 @@ def test_a_path_of_its_own_may_be_held_out(tmp_path):
         Shards(path=train, test_path=str(bare)).open("train")
 
 
+def test_the_splits_are_of_one_size(tmp_path):
+    larger = [("20.png", image(20, side=6)), ("20.cls", b"0"), ("20.txt", b"level 20")]
+    data = Shards(path=both(tmp_path), test_path=str(tarred(tmp_path / "test.tar", larger)))
+    assert data.open("train").shape == (4, 4, 3)
+    with pytest.raises(UnreadableError, match=r"is \(6, 6\) where the first is \(4, 4\)"):
+        data.open("test")
+
+
 def test_large_sets_are_read_as_they_are_needed_the_same_by_workers(tmp_path, monkeypatch):
     path = both(tmp_path)
     monkeypatch.setattr("cfg_jax.data.shards.IN_MEMORY", 10)
