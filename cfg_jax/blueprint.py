@@ -286,10 +286,20 @@ def _of_codec(codec: Any, data: Any) -> Any:
 
 def _check(network: Any, objective: Any, made: Conditioners) -> None:
     """Raises ValueError where the network, the objective and the condition do not fit together."""
+    if any(leaf is objective for leaf in jax.tree.leaves(objective)):
+        raise ValueError(
+            f"{type(objective).__name__} must be known to JAX: a dataclass below "
+            "@jax.tree_util.register_dataclass"
+        )
     has = {name for name, _ in made}
     takes = getattr(network, "takes", None)
     if takes is None:
         raise ValueError(f"{type(network).__name__} does not say what entries it `takes`")
+    if not isinstance(takes, tuple | list) or not all(isinstance(name, str) for name in takes):
+        raise ValueError(
+            f"{type(network).__name__}.takes must be a tuple of entries' names, such as "
+            f'("label",); got {takes!r}'
+        )
     missing = [name for name in takes if name not in has]
     if missing:
         raise ValueError(
@@ -310,8 +320,9 @@ def _check(network: Any, objective: Any, made: Conditioners) -> None:
             f"{type(network).__name__} predicts {predicts}, so config.objective.target must be "
             f"{predicts}; got {target}"
         )
-    call = inspect.signature(type(network).__call__).parameters
-    if len(call) < 4:
+    call = list(inspect.signature(type(network).__call__).parameters.values())[1:]
+    needed = [p for p in call if p.default is p.empty and p.name != "train"]
+    if len(call) < 3 or len(needed) > 3:
         raise ValueError(f"{type(network).__name__} must be called as (z, logsnr, cond)")
 
 

@@ -190,9 +190,6 @@ def read(
     names = [stored_name for stored_name in _STORED[split] if stored_name in stored]
     if not names:
         raise ValueError(f"{name} has no {split} split: it has {', '.join(stored)}")
-    if not skip_bad:
-        with undamaged(builder.data_dir):
-            _check_files(stored[names[0]].filepaths)
     shape = shape_of(features, name=name, image_size=image_size)
     texts = text_of(features, text, name=name)
     # TFDS without TensorFlow would take palettes for levels and grey files for what they are.
@@ -205,6 +202,9 @@ def read(
             f"{name} in {builder.data_dir} lies in a format without random access: "
             "set another dir to prepare it as array_record"
         ) from error
+    if not skip_bad:
+        with undamaged(builder.data_dir):
+            _check_files(stored[names[0]].filepaths)
     known = class_names_of(features) if class_names is None else class_names
     source = RecordSource(records, shape, bool(known), f"{name} {names[0]}", text)
     small = len(source) * math.prod(shape) <= dataset.IN_MEMORY

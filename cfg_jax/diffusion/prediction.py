@@ -132,19 +132,22 @@ def kind_of(value: Any, what: str = "kind") -> Kind:
     return value
 
 
-def checked(said: Any, z: Float[Array, "..."]) -> Any:
+def checked(said: Any, z: Float[Array, "..."], who: str = "a denoiser") -> Any:
     """What a denoiser or its network said of z: an array of z's shape, or an `Estimate` of such.
 
     Raises:
-      ValueError: It is something else, such as an array that only broadcasts to z's shape.
+      ValueError: It is something else, such as an array that only broadcasts to z's shape, or one
+        of whole or complex numbers.
     """
     parts = [part for part in said if part is not None] if isinstance(said, Estimate) else [said]
     for part in parts:
-        if getattr(part, "shape", None) != z.shape:
-            got = f"shape {part.shape}" if hasattr(part, "shape") else checks.told(part)
+        shape, dtype = getattr(part, "shape", None), getattr(part, "dtype", None)
+        if shape != z.shape or not jnp.issubdtype(dtype, jnp.floating):
+            alone = "None" if part is None else f"a {type(part).__name__}"
+            got = alone if shape is None else f"shape {shape} of {dtype}"
             raise ValueError(
-                f"a denoiser must return an array of z's shape, {z.shape}, or an Estimate of such; "
-                f"got {got}"
+                f"{who} must return an array of floats of z's shape, {z.shape}, or an Estimate of "
+                f"such; got {got}"
             )
     return said
 

@@ -12,7 +12,7 @@ from cfg_jax.diffusion import checks, prediction
 from cfg_jax.diffusion.likelihood import reverse_kl
 from cfg_jax.diffusion.logsnr import expand
 from cfg_jax.diffusion.schedules import Schedule
-from cfg_jax.objectives.denoising import Denoising, asked, wanted
+from cfg_jax.objectives.denoising import Denoising, asked, prediction_of, wanted
 from cfg_jax.objectives.draw import Draw, mean
 from cfg_jax.parts import Ask, Prediction
 
@@ -58,8 +58,9 @@ class Hybrid(Denoising):
         output, logsnr, x = asked(ask, drawn, self.kind), drawn.logsnr, drawn.x
         if not isinstance(output, Prediction):
             raise ValueError("Hybrid needs a network that says the variance: learned_variance=True")
-        error = output.value - wanted(drawn, self.kind)
-        found = prediction.estimate(output.value, drawn.z, logsnr=logsnr, kind=self.kind)
+        value = prediction_of(output, drawn.z)
+        error = value - wanted(drawn, self.kind)
+        found = prediction.estimate(value, drawn.z, logsnr=logsnr, kind=self.kind)
         u = self.schedule.u(logsnr)
         # λ' > λ near the data too.
         cleaner = self.schedule.logsnr(u - jnp.minimum(1.0 / self.steps, 0.5 * u))

@@ -18,7 +18,7 @@ from cfg_jax.diffusion import checks, prediction
 from cfg_jax.diffusion.logsnr import alpha, expand, floating, sigma
 from cfg_jax.diffusion.noise import Stream
 from cfg_jax.diffusion.prediction import Kind
-from cfg_jax.objectives.draw import Draw, draw, mean, normal, value_of
+from cfg_jax.objectives.draw import Draw, draw, mean, normal
 from cfg_jax.objectives.weighting import Uniform
 from cfg_jax.parts import Ask, Condition, Setting
 
@@ -92,7 +92,7 @@ class Denoising:
 
     def losses(self, ask: Ask, drawn: Draw) -> Float[Array, " batch"]:
         """Each example's weighted squared error."""
-        value = value_of(asked(ask, drawn, self.kind))
+        value = prediction_of(asked(ask, drawn, self.kind), drawn.z)
         error = value.astype(jnp.promote_types(value.dtype, jnp.float32)) - wanted(drawn, self.kind)
         return drawn.weight * mean(jnp.square(error))
 
@@ -100,6 +100,15 @@ class Denoising:
 def asked(ask: Ask, drawn: Draw, kind: Kind) -> Any:
     """What the network says of z_λ, which a kind of prediction may want scaled."""
     return ask(prediction.scaled(drawn.z, logsnr=drawn.logsnr, kind=kind), drawn.logsnr, drawn.cond)
+
+
+def prediction_of(output: Any, z: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
+    """What a network predicts, without the variance that it may have learned beside it.
+
+    Raises:
+      ValueError: It is no array of floats of z's shape.
+    """
+    return prediction.checked(getattr(output, "value", output), z, "a network")
 
 
 def wanted(drawn: Draw, kind: Kind) -> Float[Array, "batch ..."]:

@@ -101,8 +101,3 @@ def normal(
 def mean(errors: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
     """The mean over each example's entries."""
     return jnp.mean(errors, axis=tuple(range(1, errors.ndim)))
-
-
-def value_of(output: Any) -> Float[Array, "batch ..."]:
-    """A network's prediction without the variance that it may have learned beside it."""
-    return getattr(output, "value", output)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax.core import FrozenDict
+from flax.errors import ModifyScopeVariableError
 from jaxtyping import Array, Float, Int
 
 from cfg_jax import conditions
@@ -169,20 +170,37 @@ class Asker(NamedTuple):
         """What a method of the network returns in training, of these or other variables."""
         method = getattr(type(self.network), way)
         training = {"train": True} if "train" in inspect.signature(method).parameters else {}
-        return self.network.apply(
-            self.variables if variables is None else variables,
-            *args,
-            **training,
-            rngs={"dropout": self.dropout},
-            method=method,
-        )
+        try:
+            return self.network.apply(
+                self.variables if variables is None else variables,
+                *args,
+                **training,
+                rngs={"dropout": self.dropout},
+                method=method,
+            )
+        except ModifyScopeVariableError as error:
+            raise ValueError(
+                f"{type(self.network).__name__} changes its variables as it runs, as BatchNorm "
+                f"does; norms of one example, such as GroupNorm, change none: {error}"
+            ) from error
 
 
 def losses(blueprint: Blueprint, params: Any, frozen: Frozen, drawn: Drawn) -> Losses:
-    """Each example's training loss, and what else the objective measures."""
+    """Each example's training loss, and what else the objective measures.
+
+    Raises:
+      ValueError: The objective returns something else.
+    """
     ask = Asker(blueprint.network, params, blueprint.conditioners, frozen.condition, drawn.dropout)
     found = frozen.objective.losses(ask, drawn.draw)
-    return found if isinstance(found, Losses) else Losses(found, {})
+    found = found if isinstance(found, Losses) else Losses(found, {})
+    shape, (count, *_) = jnp.shape(found.each), jax.tree.leaves(drawn.draw)[0].shape
+    if shape != (count,) or not jnp.issubdtype(jnp.result_type(found.each), jnp.floating):
+        raise ValueError(
+            f"{type(frozen.objective).__name__}.losses must return a float an example, shape "
+            f"({count},); got shape {shape} of {jnp.result_type(found.each)}"
+        )
+    return found
 
 
 def make_step(

@@ -117,7 +117,7 @@ def test_sounds_and_videos(tmp_path, x, dtype):
 
 def test_sounds_are_not_played_backwards(tmp_path):
     path = written(tmp_path, x=np.zeros((20, 50, 1), np.int16))
-    with pytest.raises(ValueError, match="flip should be False: .* holds sounds"):
+    with pytest.raises(ValueError, match=r"flip should be False: .* holds sounds"):
         opened(path, flip=True)
 
 

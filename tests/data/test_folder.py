@@ -429,7 +429,7 @@ def test_a_dataset_is_prepared_once_with_a_progress_bar(tmp_path, source, levels
 def test_prepared_data_never_lie_among_the_images(tmp_path, levels, below):
     root = write(tmp_path / "images", levels)
     before = sorted(root.rglob("*"))
-    with pytest.raises(ValueError, match="dir, .*, should lie elsewhere than within .*images"):
+    with pytest.raises(ValueError, match=r"dir, .*, should lie elsewhere than within .*images"):
         Folder(path=str(root), dir=str(root / below)).open("train")
     assert sorted(root.rglob("*")) == before
 

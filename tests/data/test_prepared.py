@@ -56,7 +56,7 @@ def test_what_is_damaged_is_named_and_prepared_again_once_removed(request, kind,
     (prepared,) = (path for path in Path(data.dir).iterdir() if path.name.startswith(kind))
     (path,) = (path for path in prepared.rglob("*") if ending in path.name)
     damage(path, how)
-    with pytest.raises(ValueError, match="is damaged .*: remove that folder, and it is p") as told:
+    with pytest.raises(ValueError, match=r"is damaged .*: remove that folder, and it is p") as told:
         data.open(split)
     named = str(told.value).removeprefix("what was prepared in ").partition(" is damaged")[0]
     assert Path(named).is_relative_to(prepared)

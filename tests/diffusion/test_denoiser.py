@@ -148,6 +148,8 @@ WRONG = {
     "one example": lambda z: z[:1],
     "one more axis": lambda z: z[None],
     "a pair": lambda z: (z, z),
+    "whole numbers": lambda z: z.astype(jnp.int32),
+    "complex numbers": lambda z: z + 1j,
     "an estimate of another shape": lambda z: prediction.Estimate(z, z[:, :1]),
 }
 WAYS = {
@@ -166,6 +168,8 @@ def test_what_is_not_of_zs_shape_is_refused(monkeypatch, way, wrong):
     """What only broadcasts to it too."""
     monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
     asked = WAYS[way](lambda z, logsnr, cond: WRONG[wrong](z))
-    with pytest.raises(ValueError, match=r"must return an array of z's shape, .*; got") as refusal:
+    with pytest.raises(
+        ValueError, match=r"must return an array of floats of z's .*; got"
+    ) as refusal:
         denoiser.read(asked, Z, 0.0, jnp.arange(4))
     assert "\n" not in str(refusal.value)

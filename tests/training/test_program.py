@@ -73,3 +73,44 @@ def test_an_optimiser_takes_gradients_alone_or_is_refused(name):
             build(config, FACTS)
     else:
         build(config, FACTS)
+
+
+@pytest.mark.parametrize(
+    ("network", "line"),
+    [
+        (
+            "Wider",
+            r"a network must return an array of floats of z's shape, \(16, 8, 8, 1\), .* got",
+        ),
+        ("OneExample", r"of z's shape, .* got shape \(1, 8, 8, 1\)"),
+        ("Whole", r"of floats of z's shape, .* got shape \(16, 8, 8, 1\) of int32"),
+        ("Imaginary", r"of floats of z's shape, .* of complex64"),
+        ("Nothing", "of z's shape, .* got None"),
+        ("Two", "of z's shape, .* got a"),
+        ("Needing", r"Needing must be called as \(z, logsnr, cond\)"),
+        ("Batched", "Batched changes its variables as it runs, as BatchNorm does"),
+        ("Numbered", r"Numbered\.takes must be a tuple of entries' names, .* got 3"),
+        ("NoComma", "NoComma.takes must be a tuple of entries' names, .* got 'label'"),
+    ],
+)
+def test_a_network_of_ones_own_with_a_mistake_is_refused(network, line):
+    config = tiny()
+    config.network = recipe.node(f"odd_networks:{network}")
+    with pytest.raises(ValueError, match=line):
+        build(config, FACTS)
+
+
+@pytest.mark.parametrize(
+    ("objective", "line"),
+    [
+        ("Fewer", r"Fewer\.losses must return .* \(16,\); got shape \(15,\)"),
+        ("Counted", r"got shape \(16,\) of int32"),
+        ("Unknown", "Unknown must be known to JAX: a dataclass below @jax.tree_util.register_d"),
+    ],
+)
+def test_an_objective_of_ones_own_with_a_mistake_is_refused(objective, line):
+    config = tiny()
+    config.network = recipe.node("odd_networks:Own")
+    config.objective = recipe.node(f"odd_networks:{objective}")
+    with pytest.raises(ValueError, match=line):
+        build(config, FACTS)
