@@ -42,13 +42,17 @@ def train(config, workdir, *overrides, devices=1):
 
 
 def start_together(count, command, *arguments, devices=1, own=lambda i: ()):
-    """Begins a command in several processes that find each other; `own` gives one its own flags."""
+    """Begins a command, or one each, in several processes that find each other.
+
+    `own` gives one its own flags.
+    """
+    commands = [command] * count if isinstance(command, str) else command
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     return [
         start(
-            command,
+            commands[i],
             f"--coordinator={address}",
             f"--processes={count}",
             f"--process={i}",

@@ -25,9 +25,7 @@ def run(argv: list[str]) -> None:
         "out", None, "the file to write, ending in .safetensors", flag_values=defined
     )
     values = flagging.parse(defined, "export", PURPOSE, argv)
-    out = flagging.path(values, "out")
-    if out.suffix != ".safetensors":
-        raise ValueError(f"--out must end in .safetensors, got {out}")
+    out = flagging.written(values, "out", ".safetensors")
     workdir = flagging.path(values, "workdir")
     source = load_run(workdir, step=values["step"], ema=average(values["ema"]))
     flagging.folder_of(out)

@@ -140,11 +140,11 @@ def define_processes(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("wait", 300, "seconds to wait for the other processes", flag_values=values)
 
 
-def start_processes(values: dict[str, Any]) -> None:
+def start_processes(values: dict[str, Any], command: str) -> None:
     """Joins the other processes, if there are to be any.
 
     Raises:
-      ValueError: A flag is missing, or the others do not answer.
+      ValueError: A flag is missing, or the others do not answer, or run something else.
     """
     apart = [name for name in ("processes", "process") if values[name] is not None]
     if values["coordinator"] is None and apart:
@@ -156,6 +156,8 @@ def start_processes(values: dict[str, Any]) -> None:
             process=values["process"],
             timeout=values["wait"],
         )
+        asked = {name: values.get(name) for name in ("workdir", "replay-step")}
+        processes.agree("commands", {"command": command, **asked})
 
 
 def required(values: dict[str, Any], name: str) -> str:
@@ -172,6 +174,18 @@ def path(values: dict[str, Any], name: str) -> Path:
       ValueError: It is not given, or as of `expanded`.
     """
     return expanded(required(values, name), f"--{name}")
+
+
+def written(values: dict[str, Any], name: str, ending: str) -> Path:
+    """The path of a flag that says which file to write; its ending keeps it off other files.
+
+    Raises:
+      ValueError: As `path`, or it ends otherwise.
+    """
+    found = path(values, name)
+    if found.suffix != ending:
+        raise ValueError(f"--{name} must end in {ending}, got {found}")
+    return found
 
 
 def expanded(text: str, what: str) -> Path:

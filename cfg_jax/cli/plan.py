@@ -57,14 +57,16 @@ def run(argv: list[str]) -> None:
         "not given",
         flag_values=defined,
     )
-    flags.DEFINE_string("out", None, "a Markdown file to write it to as well", flag_values=defined)
+    flags.DEFINE_string(
+        "out", None, "a Markdown file, .md, to write it to as well", flag_values=defined
+    )
     values = flagging.parse(defined, "plan", PURPOSE, argv)
     config = flagging.config(values)
     if values["fsdp"] is not None:
         config.mesh.fsdp = values["fsdp"]
     if values["samples"] is not None and values["samples"] < 0:
         raise ValueError(f"--samples must be at least 0, got {values['samples']}")
-    out = flagging.path(values, "out") if values["out"] else None
+    out = flagging.written(values, "out", ".md") if values["out"] is not None else None
     slice_ = topologies.load(flagging.required(values, "topology"))
     there: dict[str, Any] = {"facts": _facts(values, config), "report": _say}
     if out:

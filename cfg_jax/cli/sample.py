@@ -50,7 +50,7 @@ def run(argv: list[str]) -> None:
     flagging.define_processes(defined)
     values = flagging.parse(defined, "sample", PURPOSE, rest, more=models.help_of_sampling)
     out = flagging.path(values, "out")
-    flagging.start_processes(values)
+    flagging.start_processes(values, "sample")
     chosen = models.chosen(*models.named(values), values, changes)
     kind = medium(chosen.model.facts)
     kind.check(out)

@@ -47,10 +47,11 @@ def run(argv: list[str]) -> None:
     values = flagging.parse(defined, "score", PURPOSE, argv)
     if values["batch"] < 1:
         raise ValueError(f"--batch must be at least 1, got {values['batch']}")
+    named = flagging.written(values, "out", ".json") if values["out"] is not None else None
     samples = _samples(flagging.path(values, "samples"), values)
     other = _given(values, "reference")
     reference = None if other is None else _reference(other)
-    out = _given(values, "out") or _beside(samples.path)
+    out = named or _beside(samples.path)
     if reference:
         comparison.check_sizes(samples, reference)
     obstacles = comparison.obstacles(samples, reference)

@@ -42,7 +42,7 @@ def run(argv: list[str]) -> None:
     if values["init"] is not None:
         recipe.override(config, "train.init", values["init"])
     workdir = flagging.path(values, "workdir")
-    flagging.start_processes(values)
+    flagging.start_processes(values, "train")
     try:
         if values["replay-step"] is not None:
             say(table(replay(config, workdir, values["replay-step"])))

@@ -229,6 +229,24 @@ def test_home_is_where_it_is(refused, place, monkeypatch):
     assert not (place / "~").exists()
 
 
+ENDINGS = [command_ for command_, argv in OUTPUTS.items() if "PATH." in argv[-1]]
+
+
+@pytest.mark.parametrize("theirs", ["images.npz", "tiny.py", "run.safetensors.bak", "run"])
+@pytest.mark.parametrize("command_", ENDINGS)
+def test_no_file_of_another_kind_is_written_over(refused, place, command_, theirs):
+    """Such as what the command reads: the samples, the recipe."""
+    path = place / theirs
+    if theirs.endswith(".bak"):
+        path.write_bytes(b"kept")
+    before = None if path.is_dir() else path.read_bytes()
+    argv = [*OUTPUTS[command_][:-1], theirs]
+    if command_ == "sample" and theirs == "images.npz":
+        pytest.skip("samples are an .npz file")
+    assert re.search(r"must end in \.|are written as \.", refused(*argv))
+    assert before is None or path.read_bytes() == before
+
+
 def test_classes_go_by_name(command, refused, place):
     ask = ("sample", "--model", "run.safetensors", "--out", "x.npz", "--per-label", 1)
     code, _, err = command(*ask, "--steps", 2, "--labels", "two, nine,5-6")

@@ -5,7 +5,7 @@ import time
 
 import jax
 import pytest
-from launch import train_together, wait_for_row
+from launch import start_together, train_together, wait_for_row
 from recipes import write
 
 from cfg_jax.runtime import processes
@@ -40,6 +40,24 @@ def test_processes_with_different_recipes_refuse_to_start(tmp_path):
     for err in told:
         assert "different recipes or data: that of process 1 differs from process 0's" in err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("differs", ["command", "workdir", "replay-step"])
+def test_processes_of_different_commands_refuse_to_start(tmp_path, trained, differs):
+    commands = ["train", "sample" if differs == "command" else "train"]
+    own = {
+        "command": lambda i: ["--out", tmp_path / "x.png"] if i else ["--config", write(tmp_path)],
+        "workdir": lambda i: ["--config", write(tmp_path), "--workdir", tmp_path / f"run{i}"],
+        "replay-step": lambda i: ["--config", write(tmp_path), *["--replay-step", 3][: 2 * i]],
+    }[differs]
+    workdir = trained if differs == "command" else tmp_path / "run"
+    group = start_together(2, commands, "--workdir", workdir, own=own)
+    told = [process.communicate(timeout=120)[1] for process in group]
+    assert [process.returncode for process in group] == [2, 2], told
+    for err in told:
+        assert f"different commands: that of process 1 differs from process 0's in {differs}" in err
+    assert [path.name for path in tmp_path.iterdir()] == [write(tmp_path).name]
 
 
 @pytest.mark.parametrize(
