@@ -163,7 +163,7 @@ class Model:
         given = self.entries(cond, **entries)
         if not given:
             return {}
-        key = jax.random.key(0) if key is None else arguments.random_key(key)
+        key = jax.random.key(0) if key is None else checks.random_key(key)
         keys = noise.examples(key, arguments.numbers(offset, condition.batch_size(given) or 0))
         shown = conditions.shown(self.conditioners, keys, given, self.schedule, training=False)
         return self._encoded(shown)

@@ -192,6 +192,20 @@ def array(name: str, value: Any, what: str = "an array") -> np.ndarray:
         raise ValueError(f"{name} must be {what}, got {told(value)}") from None
 
 
+def random_key(key: Any) -> jax.Array:
+    """A JAX random key, of either kind.
+
+    Raises:
+      TypeError: It is something else, such as a seed.
+    """
+    if isinstance(key, jax.Array) and (
+        (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ())
+        or (key.dtype == jnp.uint32 and key.ndim == 1)
+    ):
+        return key
+    raise TypeError(f"key must be a JAX random key, such as jax.random.key(0), got {told(key)}")
+
+
 def told(value: Any) -> str:
     """A value in a message: one line, cut where it is long."""
     return line((str if isinstance(value, np.generic) else repr)(value))

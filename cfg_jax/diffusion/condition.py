@@ -168,6 +168,27 @@ def one(entry: Any) -> Condition:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], entry)
 
 
+def arrays(what: str, cond: Any) -> Condition:
+    """A condition, its leaves arrays.
+
+    Raises:
+      TypeError: A leaf is no array of numbers.
+    """
+    try:
+        return jax.tree.map(jnp.asarray, cond)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{what} must be a pytree of (batch, ...) arrays, got {checks.told(cond)}"
+        ) from error
+
+
+def check_count(cond: Condition, x: Array) -> None:
+    """Raises ValueError where a condition has not one entry for each example of x."""
+    count = batch_size(cond)
+    if count not in (None, len(x)):
+        raise ValueError(f"cond has {count} examples, and x has {len(x)}")
+
+
 def batch_size(cond: Condition) -> int | None:
     """The length of the leading axis of a condition's leaves; None for a condition of no leaves.
 

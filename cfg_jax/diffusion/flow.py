@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cfg_jax.diffusion import checks, noise, schedules
-from cfg_jax.diffusion.condition import Condition
+from cfg_jax.diffusion.condition import Condition, check_count
 from cfg_jax.diffusion.denoiser import Denoiser, read
 from cfg_jax.diffusion.gaussian import bits_per_dim, per_example
 from cfg_jax.diffusion.logsnr import alpha, cast_like, floating, log_alpha, sigma
@@ -67,8 +67,9 @@ def ode_log_prob(
       log p(x|c), the same in bits/dim (of x's units; see `continuous_vlb`), and z.
 
     Raises:
-      ValueError: `steps` is not a whole number of at least 1, or x is no array of numbers.
-      TypeError: denoiser cannot be called, or schedule is none.
+      ValueError: `steps` is not a whole number of at least 1, x is no array of numbers, or cond is
+        not one an example.
+      TypeError: denoiser cannot be called, key is no random key, or schedule is none.
 
     >>> import jax, jax.numpy as jnp
     >>> from cfg_jax import schedules
@@ -80,8 +81,9 @@ def ode_log_prob(
     """
     checks.function("denoiser", denoiser)
     steps, x = checks.steps(steps), floating(checks.batch("x", x))
+    check_count(cond, x)
     levels = schedules.made(schedule).logsnr(jnp.linspace(0.0, 1.0, steps + 1, dtype=x.dtype))
-    probe = None if key is None else _rademacher(key, x)
+    probe = None if key is None else _rademacher(checks.random_key(key), x)
 
     def slope(state, logsnr):
         spread = sigma(logsnr)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from cfg_jax.diffusion import checks, noise, process, schedules
-from cfg_jax.diffusion.condition import Condition
+from cfg_jax.diffusion.condition import Condition, check_count
 from cfg_jax.diffusion.denoiser import Denoiser, learned_v, read
 from cfg_jax.diffusion.flow import FlowLikelihood, ode_log_prob
 from cfg_jax.diffusion.gaussian import (
@@ -120,8 +120,8 @@ def discrete_vlb(
 
     Raises:
       ValueError: steps < 2, v is a number outside [0, 1], or None where the denoiser learned none,
-        or x leaves [-1, 1].
-      TypeError: denoiser cannot be called, or schedule is none.
+        x leaves [-1, 1], or cond is not one an example.
+      TypeError: denoiser cannot be called, key is no random key, or schedule is none.
 
     >>> import jax, jax.numpy as jnp
     >>> from cfg_jax import schedules
@@ -135,7 +135,8 @@ def discrete_vlb(
     checks.function("denoiser", denoiser)
     walked, steps = schedules.made(schedule), checks.whole("steps", steps, 2)
     checks.within("x", x, -1.0, 1.0)
-    x = floating(checks.batch("x", x))
+    key, x = checks.random_key(key), floating(checks.batch("x", x))
+    check_count(cond, x)
     levels = jnp.asarray(walked.grid(steps)[:-1], x.dtype)
 
     def visit(step, logsnr):
@@ -206,14 +207,17 @@ def continuous_vlb(
       [-1, 1] as (byte + noise) / 128 - 1 add 7 to it.
 
     Raises:
-      ValueError: samples < 1, bins < 2, or x is no array of numbers.
-      TypeError: denoiser cannot be called, or schedule is none.
+      ValueError: samples < 1, bins < 2, x is no array of numbers or leaves [-1, 1] where bins are
+        given, or cond is not one an example.
+      TypeError: denoiser cannot be called, key is no random key, or schedule is none.
     """
     checks.function("denoiser", denoiser)
     proposal, samples = schedules.made(schedule), checks.whole("samples", samples, 1)
     if bins is not None:
         bins = checks.whole("bins", bins, 2)
-    x = floating(checks.batch("x", x))
+        checks.within("x", x, -1.0, 1.0)
+    key, x = checks.random_key(key), floating(checks.batch("x", x))
+    check_count(cond, x)
     entries = math.prod(x.shape[1:])
 
     def visit(total, index):

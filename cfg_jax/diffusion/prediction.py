@@ -141,7 +141,7 @@ def checked(said: Any, z: Float[Array, "..."], who: str = "a denoiser") -> Any:
     """
     parts = [part for part in said if part is not None] if isinstance(said, Estimate) else [said]
     for part in parts:
-        shape, dtype = getattr(part, "shape", None), getattr(part, "dtype", None)
+        shape, dtype = getattr(part, "shape", None), getattr(part, "dtype", "float32")
         if shape != z.shape or not jnp.issubdtype(dtype, jnp.floating):
             alone = "None" if part is None else f"a {type(part).__name__}"
             got = alone if shape is None else f"shape {shape} of {dtype}"

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jaxtyping import ArrayLike
 
-from cfg_jax.diffusion import checks
+from cfg_jax.diffusion import checks, condition
 from cfg_jax.diffusion.condition import Condition, PerExample
 from cfg_jax.diffusion.denoiser import Denoiser
 from cfg_jax.guidance.base import Guidance, ask_both, extrapolate, strength
@@ -86,7 +86,8 @@ def negative(denoiser: Denoiser, *, w: ArrayLike, cond: Condition) -> Classifier
 
     Raises:
       ValueError: As `classifier_free`.
-      TypeError: denoiser cannot be called.
+      TypeError: denoiser cannot be called, or cond is no pytree of arrays.
     """
     checks.function("denoiser", denoiser)
-    return ClassifierFree(denoiser=denoiser, w=strength("w", w), away=PerExample(cond))
+    away = PerExample(condition.arrays("cond", cond))
+    return ClassifierFree(denoiser=denoiser, w=strength("w", w), away=away)

@@ -99,7 +99,7 @@ def composed(
         )
     return Composed(
         denoiser=denoiser,
-        conds=tuple(PerExample(cond) for cond in conds),
+        conds=tuple(PerExample(condition.arrays("conds", cond)) for cond in conds),
         ws=tuple(strength(f"ws[{i}]", w) for i, w in enumerate(ws)),
         null=null,
     )

@@ -59,8 +59,9 @@ class CutoutLoss:
             many texts.
         """
         pictures = x if self.decode is None else self.decode(x)
-        if pictures.ndim != 4:
-            raise ValueError(f"cut-outs are of pictures, got x̂ of shape {pictures.shape}")
+        shape = getattr(pictures, "shape", None)
+        if shape is None or len(shape) != 4:
+            raise ValueError(f"cut-outs are of pictures, got x̂ of shape {shape}")
         batch = len(pictures)
         if len(self.text.values) != batch:
             raise ValueError(f"text must be {batch}, one an example; got {len(self.text.values)}")
@@ -122,7 +123,7 @@ def cutouts(
     Raises:
       ValueError: An argument is out of range. When called: x̂ is no picture, image does not return
         one vector of text's length a cut-out, or there is not one text an example.
-      TypeError: denoiser, image or decode cannot be called.
+      TypeError: denoiser, image or decode cannot be called, or key is no random key.
 
     >>> import jax, jax.numpy as jnp
     >>> from cfg_jax import guidance
@@ -140,9 +141,11 @@ def cutouts(
     given = texts(text)
     if not isinstance(given, PerExample):
         raise ValueError(f"text must have shape (batch, features), got {given.shape}")
-    checks.whole("size", size, 1, MOST)
-    checks.whole("count", count, 1, MOST)
+    size, count = checks.whole("size", size, 1, MOST), checks.whole("count", count, 1, MOST)
     checks.number("power", power, 0.0, 100.0)
+    checks.random_key(key)
+    if not isinstance(offset, jax.Array):
+        checks.whole("offset", offset, 0, 2**31 - 1)
     index = offset + jnp.arange(len(given.values))
     loss = CutoutLoss(
         image=image,

@@ -124,7 +124,7 @@ def ascent(log_prob: Callable, *, w: ArrayLike) -> Ascent:
     Nichol 2021, Algorithm 1, with s for w. `classifier` moves ε̂ instead, for every solver.
 
     Args:
-      log_prob: As in `classifier`, a callable pytree.
+      log_prob: As in `classifier`.
       w: The strength, any real number; it may be traced.
 
     Returns:
@@ -134,9 +134,9 @@ def ascent(log_prob: Callable, *, w: ArrayLike) -> Ascent:
       ValueError: w is no finite number. When called: log_prob does not return (batch,).
       TypeError: log_prob cannot be called.
 
-    >>> import jax, jax.numpy as jnp
+    >>> import jax.numpy as jnp
     >>> from cfg_jax import guidance
-    >>> log_prob = jax.tree_util.Partial(lambda z, logsnr, cond: -(z**2).sum(1))
+    >>> log_prob = lambda z, logsnr, cond: -(z**2).sum(1)
     >>> guidance.ascent(log_prob, w=0.5)(jnp.ones((1, 2)), 0.0, None).tolist()
     [[-1.0, -1.0]]
     """

@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from cfg_jax.diffusion import checks
 from cfg_jax.diffusion.denoiser import Denoiser
@@ -34,7 +35,21 @@ class Scheduled(Guidance):
     def __call__(self, z, logsnr, cond):
         """Returns the guided ε, or the guided pair where the network returns pairs."""
         both = ask_both(self.denoiser, z, logsnr, cond, self.null)
-        return extrapolate(*both, floating(self.w(logsnr)))
+        return extrapolate(*both, self._strength(z, logsnr))
+
+    def _strength(self, z, logsnr):
+        """w(λ), a scalar or of (batch,).
+
+        Raises:
+          ValueError: The function returns something else.
+        """
+        w = self.w(logsnr)
+        checks.numbers("w(logsnr)", w)
+        if jnp.shape(w) not in ((), z.shape[:1]):
+            raise ValueError(
+                f"w(logsnr) must be a number, or one an example, ({len(z)},); got {checks.told(w)}"
+            )
+        return floating(w)
 
 
 def scheduled(denoiser: Denoiser, *, w: Any, null: Any) -> Scheduled:

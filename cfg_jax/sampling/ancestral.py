@@ -9,6 +9,7 @@ from jaxtyping import ArrayLike
 from cfg_jax.diffusion import checks, process
 from cfg_jax.diffusion.denoiser import learned_v, read
 from cfg_jax.diffusion.logsnr import alpha, expand, floating, one_minus_exp, root, sigma
+from cfg_jax.diffusion.prediction import checked
 from cfg_jax.sampling.solver import check_knob, fresh, register, scalar
 
 
@@ -24,11 +25,12 @@ class Ancestral:
     Attributes:
       v: The interpolation between the smallest and the largest reverse variance: a number in
         [0, 1], or None for what the network learned (`Estimate.v`).
-      shift: A callable pytree `(z, logsnr, cond) -> direction` of z's shape, or None.
+      shift: `(z, logsnr, cond) -> direction` of z's shape, a callable pytree or a plain function;
+        or None.
 
     Raises:
       ValueError: v is outside [0, 1], or shift is no callable. When sampled: v is None, and the
-        denoiser learned none.
+        denoiser learned none, or shift returns another shape.
 
     >>> from cfg_jax import solvers
     >>> solvers.Ancestral(v=0.3)
@@ -64,7 +66,8 @@ class Ancestral:
         variance = process.reverse_variance(logsnr=between[0], logsnr_next=between[1], v=v)
         variance = expand(variance, z)
         if self.shift is not None:
-            mean = mean + variance * self.shift(z, logsnr, cond)
+            direction = checked(self.shift(z, logsnr, cond), z, "shift")
+            mean = mean + variance * direction
         return mean + root(variance) * noise(), state
 
     def calls(self, steps):

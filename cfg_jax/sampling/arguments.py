@@ -30,22 +30,6 @@ _MOST_EXAMPLES = 2**31 - 1
 """Their numbers are int32."""
 
 
-def random_key(key: Any) -> jax.Array:
-    """A JAX random key, of either kind.
-
-    Raises:
-      TypeError: It is something else, such as a seed.
-    """
-    if isinstance(key, jax.Array) and (
-        (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ())
-        or (key.dtype == jnp.uint32 and key.ndim == 1)
-    ):
-        return key
-    raise TypeError(
-        f"key must be a JAX random key, such as jax.random.key(0), got {checks.told(key)}"
-    )
-
-
 def named(what: str, value: Any) -> dict[str, Any]:
     """Entries of a condition by their names; None is none of them.
 
@@ -85,20 +69,6 @@ def numbers(offset: Any, count: int) -> Int[Array, " batch"]:
     if not isinstance(offset, jax.core.Tracer):
         offset = checks.whole("offset", offset, 0, 2**31 - max(count, 1))
     return offset + jnp.arange(count)
-
-
-def conditions(cond: Condition) -> Condition:
-    """A condition, its leaves arrays.
-
-    Raises:
-      TypeError: A leaf is no array of numbers.
-    """
-    try:
-        return jax.tree.map(jnp.asarray, cond)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"cond must be a pytree of (batch, ...) arrays, got {checks.told(cond)}"
-        ) from error
 
 
 def example_shape(shape: Any, what: str = "shape", such: str = "(32, 32, 3)") -> tuple[int, ...]:

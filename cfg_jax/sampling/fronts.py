@@ -238,15 +238,15 @@ class _Program:
 
 def _job(denoiser, key, cond, shape, schedule, solver, grid, steps, z, batch, offset) -> _Job:
     """Checks the arguments of a front and sorts them by how they travel."""
-    denoiser, key = checks.function("denoiser", denoiser), arguments.random_key(key)
-    cond, shape = arguments.conditions(cond), arguments.example_shape(shape)
+    denoiser, key = checks.function("denoiser", denoiser), checks.random_key(key)
+    cond, shape = condition.arrays("cond", cond), arguments.example_shape(shape)
     z = arguments.noise(z)
     count = arguments.count(cond, z, batch)
     arguments.extent(count, shape, z)
     dtype = jnp.promote_types(jnp.result_type(float) if z is None else z.dtype, jnp.float32)
     solver, levels = arguments.walk(schedule, solver, grid, steps, count, dtype)
     nodes, structure = jax.tree.flatten(
-        (denoiser, jax.tree.map(floating, solver)), is_leaf=lambda n: isinstance(n, PerExample)
+        (denoiser, jax.tree.map(_knob, solver)), is_leaf=lambda n: isinstance(n, PerExample)
     )
     places = tuple(_place(node) for node in nodes)
     leaves, per_example = (
@@ -255,8 +255,8 @@ def _job(denoiser, key, cond, shape, schedule, solver, grid, steps, z, batch, of
     )
     if per_example and condition.batch_size(per_example) != count:
         raise ValueError(
-            f"the batch has {count} examples, but w or the negative condition is for "
-            f"{condition.batch_size(per_example)}"
+            f"the batch has {count} examples, but what guidance has for each, such as w or a "
+            f"negative condition, is for {condition.batch_size(per_example)}"
         )
     traced, static = (None, levels) if isinstance(levels, tuple) else (levels, None)
     each = traced is not None and traced.ndim == 2
@@ -289,6 +289,11 @@ def _place(node: Any) -> Any:
         return _Place.PER_EXAMPLE
     arrays = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
     return _Place.SHARED if isinstance(node, arrays) else node
+
+
+def _knob(leaf: Any) -> Any:
+    """A solver's knob as a float; a function that it holds stays what it is."""
+    return leaf if callable(leaf) else floating(leaf)
 
 
 def _strong(value: Any) -> Array:

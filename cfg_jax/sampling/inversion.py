@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from cfg_jax.diffusion import checks
-from cfg_jax.diffusion.condition import Condition
+from cfg_jax.diffusion.condition import Condition, check_count
 from cfg_jax.diffusion.denoiser import Denoiser, read
 from cfg_jax.diffusion.logsnr import alpha, cast_like, floating, sigma
 from cfg_jax.diffusion.schedules import Schedule
@@ -94,6 +94,7 @@ def invert(
     checks.within("tolerance", tolerance, 0.0, jnp.inf)
     iterations = checks.whole("iterations", iterations, 1)
     x = checks.batch("x", x)
+    check_count(cond, x)
     given, x = jnp.result_type(x, float), floating(x)
     grid = grids.UniformU() if grid is None else grid
     _, known = arguments.walk(schedule, DDIM(), grid, steps, len(x), x.dtype)

@@ -85,7 +85,7 @@ class DPMSolverPP:
     eta: ArrayLike = 0.0
 
     def __post_init__(self):
-        checks.whole("order", self.order, 1, 3)
+        object.__setattr__(self, "order", checks.whole("order", self.order, 1, 3))
         check_knob("eta", self.eta, 0.0, 1.0)
 
     def init(self, z):
@@ -155,7 +155,7 @@ class UniPC:
     corrector: bool = dataclasses.field(default=True, metadata={"static": True})
 
     def __post_init__(self):
-        checks.whole("order", self.order, 1, 3)
+        object.__setattr__(self, "order", checks.whole("order", self.order, 1, 3))
         checks.truth("corrector", self.corrector)
 
     def init(self, z):

@@ -12,6 +12,7 @@ from cfg_jax.diffusion import likelihood
 from cfg_jax.diffusion.denoiser import as_pair
 from cfg_jax.diffusion.logsnr import expand
 from cfg_jax.diffusion.precision import enable_x64
+from cfg_jax.sampling.inversion import invert
 
 RNG = np.random.default_rng(0)
 MIXTURE = mixtures.gaussian_mixture(RNG.normal(0, 0.5, (3, 2, 2)), RNG.uniform(0.15, 0.4, (3, 2)))
@@ -419,3 +420,46 @@ def test_a_schedules_name_works_where_the_schedule_does(monkeypatch, bound):
         bound(MIXTURE, 3)
     with pytest.raises(TypeError, match=r"denoiser must be a callable .*, got None"):
         bound(None, "cosine")
+
+
+BOUNDS = {
+    "discrete_vlb": lambda key, x, cond: likelihood.discrete_vlb(
+        zero, key, x, cond, schedule=schedules.Cosine(), steps=3
+    ),
+    "continuous_vlb": lambda key, x, cond: likelihood.continuous_vlb(
+        zero, key, x, cond, schedule=schedules.Cosine(), samples=3
+    ),
+    "ode_log_prob": lambda key, x, cond: likelihood.ode_log_prob(
+        zero, x, cond, key=key, schedule=schedules.Cosine(), steps=1
+    ),
+    "invert": lambda key, x, cond: invert(zero, x, cond, schedule=schedules.Cosine(), steps=3),
+}
+
+
+def zero(z, logsnr, cond):
+    return jnp.zeros_like(z)
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_a_condition_of_another_batch_is_refused(bound):
+    with pytest.raises(ValueError, match="cond has 2 examples, and x has 3"):
+        BOUNDS[bound](jax.random.key(0), jnp.zeros((3, 4)), jnp.zeros(2, jnp.int32))
+
+
+@pytest.mark.parametrize("bound", [name for name in BOUNDS if name != "invert"])
+def test_a_seed_is_no_key(monkeypatch, bound):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    with pytest.raises(TypeError, match="key must be a JAX random key"):
+        BOUNDS[bound](0, jnp.zeros((3, 4)), None)
+
+
+def test_discrete_data_beyond_their_range_are_refused():
+    with pytest.raises(ValueError, match="x must lie in"):
+        likelihood.continuous_vlb(
+            zero,
+            jax.random.key(0),
+            jnp.full((3, 4), 5.0),
+            schedule=schedules.Cosine(),
+            samples=3,
+            bins=256,
+        )

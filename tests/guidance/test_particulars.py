@@ -284,6 +284,11 @@ def test_refused_in_one_line(make, message):
     [
         (lambda: guidance.classifier_free(3, w=1.0, null=NULL), "denoiser must be .* got 3"),
         (lambda: guidance.negative(3, w=1.0, cond=LABELS), "denoiser must be"),
+        (lambda: guidance.negative(NETWORK, w=1.0, cond="x"), "cond must be a pytree .* got 'x'"),
+        (
+            lambda: guidance.composed(NETWORK, conds=["x"], ws=[1.0], null=NULL),
+            "conds must be a pytree .* got 'x'",
+        ),
         (lambda: guidance.composed(3, conds=[LABELS], ws=[1.0], null=NULL), "denoiser must be"),
         (lambda: guidance.plus_plus(3, w=1.0, null=NULL), "denoiser must be"),
         (lambda: guidance.projected(3, w=1.0, null=NULL), "denoiser must be"),
@@ -321,6 +326,55 @@ def test_what_is_no_such_thing_is_refused_in_one_line(monkeypatch, make, message
     with pytest.raises(TypeError, match=message) as refusal:
         make()
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("x", "must be a number or an array of numbers, got 'x'"),
+        (None, "must be a number or an array of numbers, got None"),
+        (jnp.ones(5), r"must be a number, or one an example, \(\d+,\); got Array\("),
+    ],
+)
+def test_a_schedule_of_something_else_is_refused(said, message):
+    guided = guidance.scheduled(NETWORK, w=lambda logsnr: said, null=NULL)
+    with pytest.raises(ValueError, match=rf"^w\(logsnr\) {message}"):
+        guided(Z, 0.0, LABELS)
+
+
+def cut_out(**changed):
+    given = {"text": jnp.ones((1, 1)), "key": jax.random.key(0), "size": 4, "w": 1.0}
+    zero = jnp.zeros_like
+    return guidance.cutouts(
+        lambda z, logsnr, cond: zero(z), lambda x: x.mean((1, 2)), **given | changed
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"key": 0}, TypeError, "key must be a JAX random key"),
+        ({"key": None}, TypeError, "key must be a JAX random key"),
+        ({"key": jax.random.split(jax.random.key(0))}, TypeError, "key must be a JAX random key"),
+        ({"offset": "x"}, ValueError, "offset must be a whole number from 0"),
+        ({"offset": -1}, ValueError, "offset must be a whole number from 0"),
+        ({"offset": 1.5}, ValueError, "offset must be a whole number from 0"),
+        ({"offset": 2**40}, ValueError, "offset must be a whole number from 0"),
+    ],
+)
+def test_cut_outs_of_no_key_or_number_are_refused(monkeypatch, changed, error, message):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    with pytest.raises(error, match=message):
+        cut_out(**changed)
+
+
+def test_cut_outs_of_nothing_are_refused_and_sizes_may_be_arrays(monkeypatch):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    guided = cut_out(decode=lambda x: None)
+    with pytest.raises(ValueError, match="cut-outs are of pictures, got x̂ of shape None"):
+        guided(jnp.zeros((1, 8, 8, 1)), 0.0, None)
+    same = [cut_out(size=size)(jnp.zeros((1, 8, 8, 1)), 0.0, None) for size in (4, jnp.int32(4))]
+    jax.tree.map(np.testing.assert_array_equal, *same)
 
 
 @pytest.mark.parametrize("null", ["x", 0.5])

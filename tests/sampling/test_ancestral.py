@@ -80,22 +80,32 @@ def test_the_last_step_returns_the_data_whatever_was_learned():
 
 
 def test_ascent_is_the_gradient_times_w_of_each_example():
-    log_prob = jax.tree_util.Partial(
-        lambda z, logsnr, cond: -0.5 * ((z - cond[:, None]) ** 2).sum(1)
-    )
+    def log_prob(z, logsnr, cond):
+        return -0.5 * ((z - cond[:, None]) ** 2).sum(1)
+
     cond, ws = jnp.array([1.0, -2.0, 0.5]), jnp.array([1.0, 0.0, 3.0])
     want = ws[:, None] * (cond[:, None] - Z)
     np.testing.assert_allclose(guidance.ascent(log_prob, w=ws)(Z, 0.0, cond), want, rtol=1e-5)
-    out = cfg_jax.sample(
-        lambda z, logsnr, cond: z,
-        jax.random.key(0),
-        cond,
-        shape=(4,),
-        schedule=SCHEDULE,
-        solver=solvers.Ancestral(v=0.0, shift=guidance.ascent(log_prob, w=ws)),
-        steps=3,
+    plain, registered = (
+        cfg_jax.sample(
+            lambda z, logsnr, cond: z,
+            jax.random.key(0),
+            cond,
+            shape=(4,),
+            schedule=SCHEDULE,
+            solver=solvers.Ancestral(v=0.0, shift=guidance.ascent(given, w=ws)),
+            steps=3,
+        )
+        for given in (log_prob, jax.tree_util.Partial(log_prob))
     )
-    assert np.all(np.isfinite(out))
+    assert np.all(np.isfinite(plain))
+    np.testing.assert_array_equal(plain, registered)
+
+
+@pytest.mark.parametrize("shift", [lambda z, *_: z[:1], lambda z, *_: 0.0, lambda z, *_: z + 1j])
+def test_a_shift_of_another_shape_is_refused(shift):
+    with pytest.raises(ValueError, match="shift must return an array of floats of z's shape"):
+        step(solvers.Ancestral(v=0.3, shift=shift))
 
 
 def learning(weights, z, logsnr, cond):

@@ -18,7 +18,7 @@ from jax.sharding import AxisType, Mesh
 
 import cfg_jax
 from cfg_jax import guidance, schedules, solvers
-from cfg_jax.diffusion import checks, likelihood
+from cfg_jax.diffusion import checks, condition, likelihood
 from cfg_jax.diffusion.denoiser import as_pair
 from cfg_jax.diffusion.precision import enable_x64
 from cfg_jax.sampling import arguments, grids
@@ -592,8 +592,8 @@ def test_a_knob_for_each_example_is_mapped_over():
 
 def test_what_is_no_key_condition_or_denoiser_is_told_too():
     for call, message in [
-        (lambda: arguments.random_key(0), "key must be a JAX random key, such as .*, got 0"),
-        (lambda: arguments.conditions(["3"]), r"cond must be a pytree .* got \['3'\]"),
+        (lambda: checks.random_key(0), "key must be a JAX random key, such as .*, got 0"),
+        (lambda: condition.arrays("cond", ["3"]), r"cond must be a pytree .* got \['3'\]"),
         (lambda: checks.function("denoiser", 3), "denoiser must be a callable .* got 3"),
         (lambda: arguments.example_shape(3), "shape must be one example's, such as .* got 3"),
         (
