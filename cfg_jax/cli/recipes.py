@@ -1,6 +1,7 @@
 """Recipes on the command line: their files, the flags that change them, and their help."""
 
 import difflib
+import inspect
 import re
 import reprlib
 import runpy
@@ -60,8 +61,12 @@ def read(name: str) -> ConfigDict:
         if error.args == ("get_config",):
             raise ValueError(f"the config file {name!r} has no function get_config") from None
         raise ValueError(_mistake(error, path)) from error
-    except (Exception, SystemExit) as error:  # whatever the user's file raises
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the user's file raises
         raise ValueError(_mistake(error, path)) from error
+    if inspect.iscoroutine(made):
+        made.close()  # Python would warn that nobody waits for it
     if not isinstance(made, ConfigDict):
         got = _cut(reprlib.repr(made))
         raise ValueError(f"get_config of the config file {name!r} returns no recipe, got {got}")

@@ -136,7 +136,10 @@ def _opaque(image: Image.Image, background: Sequence[int]) -> Image.Image:
             "or 16 bits"
         )
     if image.mode.startswith("I;16"):  # convert() clips them where we want to scale.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        levels, clear = np.asarray(image), image.info.get("transparency")
+        image = Image.fromarray((levels >> 8).astype(np.uint8))
+        if clear is not None:
+            image.putalpha(Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)))
     if not (set(image.getbands()) & {"A", "a"} or "transparency" in image.info):
         return image
     canvas = Image.new("RGBA", image.size, (*background, 255))

@@ -25,7 +25,7 @@ from cfg_jax.data.dataset import reason
 from cfg_jax.data.folder import IMAGES
 from cfg_jax.data.pixels import decoded
 from cfg_jax.evaluation.frechet import Moments
-from cfg_jax.runtime.files import DAMAGED_NPZ, checksum
+from cfg_jax.runtime.files import DAMAGED_NPZ, check_regular, checksum
 
 MEMBERS = ("arr_0", "x", "image")
 """What an .npz file calls its images; the first that it holds is taken."""
@@ -87,8 +87,7 @@ def open_archive(path: Path) -> Archive:
     """
     if path.is_dir():
         return _of_pictures(path)
-    if not path.is_file():
-        raise ValueError(f"the file {path} does not exist, or is no file")
+    check_regular(path, "the file")
     with _readable(path), zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     held = {name.removesuffix(".npy") for name in names}

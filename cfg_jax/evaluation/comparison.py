@@ -39,6 +39,9 @@ NEIGHBOURS = 3
 ENOUGH = 10_000
 """Below this many samples, FID is as much a matter of their number; papers take 50,000."""
 
+STATISTICS = {"fid": "mu", "sfid": "mu_s"}
+"""The scores that stored statistics allow, and what these are called."""
+
 Value = TypeVar("Value")
 
 
@@ -62,20 +65,23 @@ class Measured:
 def obstacles(samples: Archive, reference: Archive | None) -> dict[str, str]:
     """The scores that two files do not allow, each with the reason in a few words."""
     if reference is None:
-        found = {name: "there is no reference" for name in METRICS if name != "is"}
-        return found | ({} if samples.shape else {"is": f"{samples.path} has no images (arr_0)"})
-    found = {}
-    for archive in (reference, samples):
-        if archive.shape is None:
-            names = ("kid", "pr", "is") if archive is samples else ("kid", "pr")
-            found |= dict.fromkeys(names, f"{archive.path} has no images (arr_0)")
-            for name, held, arrays in (
-                ("fid", archive.pool, "mu"),
-                ("sfid", archive.spatial, "mu_s"),
-            ):
-                if held is None:
-                    found[name] = f"{archive.path} has no images (arr_0), and no {arrays}"
-    return found
+        nothing = {name: "there is no reference" for name in METRICS if name != "is"}
+        return _lacking(samples) | nothing
+    theirs = _lacking(reference)
+    theirs.pop("is", None)  # of the samples alone
+    return theirs | _lacking(samples)
+
+
+def _lacking(archive: Archive) -> dict[str, str]:
+    """The scores that one file does not allow, and why."""
+    if archive.shape is not None:
+        if archive.count != 1:
+            return {}
+        why = dict.fromkeys(METRICS, f"{archive.path} holds one image, which has no spread")
+    else:
+        why = dict.fromkeys(METRICS, f"{archive.path} has no images (arr_0)")
+        why |= {name: f"{why[name]}, and no {held}" for name, held in STATISTICS.items()}
+    return {name: told for name, told in why.items() if not _has(archive, name)}
 
 
 def check_sizes(samples: Archive, reference: Archive) -> None:
@@ -93,10 +99,14 @@ def statistics(archive: Archive) -> Measured:
     return Measured(pool=archive.pool, spatial=archive.spatial)
 
 
+def _has(archive: Archive, score: str) -> bool:
+    """Whether a file has the statistics that a score is computed from."""
+    return {"fid": archive.pool, "sfid": archive.spatial}.get(score) is not None
+
+
 def needs_images(archive: Archive, metrics: Collection[str]) -> bool:
     """Whether scores of a file need the network's features of its images."""
-    known = {name for name, held in (("fid", archive.pool), ("sfid", archive.spatial)) if held}
-    return not known.issuperset(metrics)
+    return not all(_has(archive, score) for score in metrics)
 
 
 def measure(

@@ -277,6 +277,8 @@ def describe(workdir: Path) -> Description:
         itself, from which nothing is ever imported.
     """
     if not os.path.isdir(workdir):
+        if os.path.exists(workdir):
+            raise ValueError(f"{workdir} is a file, and no work directory")
         raise ValueError(f"there is no work directory {workdir}; `train` makes one")
     path = workdir / "config.json"
     if not path.is_file():

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, Union
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from cfg_jax.recipe.signature import MISSING, Field, plain, told
@@ -132,11 +133,12 @@ def words(hint: Any) -> str:
 
 
 def check(path: str, value: Any, hint: Any) -> Any:
-    """The value, converted.
+    """The value, converted; NumPy's scalars are plain numbers.
 
     Raises:
       ValueError: It is not of the type.
     """
+    value = value.item() if isinstance(value, np.generic) else value
     if not fits(value, hint):
         is_large = isinstance(value, int) and abs(value) >= _LARGEST and fits(0, hint)
         held = " that 64 bits can hold" if is_large else ""

@@ -87,13 +87,14 @@ def folder(path: Path) -> Path:
     return path
 
 
-def check_regular(path: str | Path) -> None:
+def check_regular(path: str | os.PathLike, what: str = "") -> None:
     """Raises ValueError where a path is no regular file: a pipe keeps its reader waiting."""
+    named = f"{what} {path}".lstrip()
     if os.path.isdir(path):
-        raise ValueError(f"{path} is a folder, not a file")
+        raise ValueError(f"{named} is a folder, not a file")
     if not os.path.isfile(path):
         there = os.path.exists(path)
-        raise ValueError(f"{path} {'is no regular file' if there else 'does not exist'}")
+        raise ValueError(f"{named} {'is no regular file' if there else 'does not exist'}")
 
 
 def read_text(path: str | Path) -> str:

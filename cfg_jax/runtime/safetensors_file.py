@@ -12,7 +12,7 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
-from cfg_jax.runtime.files import atomic, once
+from cfg_jax.runtime.files import atomic, check_regular, once
 
 SEPARATOR = "."
 METADATA = "__metadata__"
@@ -66,8 +66,7 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str]]:
     Raises:
       ValueError: There is no such file, or it is none of this format.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"the weights file {path} does not exist")
+    check_regular(path, "the weights file")
     try:
         with safetensors.safe_open(path, framework="numpy"):
             flat, metadata = _read(Path(path))  # the library has checked each array's place

@@ -21,6 +21,8 @@ from typing import Any, BinaryIO, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from cfg_jax.runtime.files import check_regular
+
 _DTYPES = {
     "BFloat16Storage": np.dtype(jnp.bfloat16),
     "BoolStorage": np.dtype(np.bool_),
@@ -55,8 +57,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         or its pickle names anything but tensors.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"the weights file {path} does not exist")
+    check_regular(path, "the weights file")
     try:
         with path.open("rb") as file:
             content, storages = (_zip if zipfile.is_zipfile(file) else _plain)(file)

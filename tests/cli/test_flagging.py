@@ -126,6 +126,8 @@ def test_mistakes_are_refused(file, argv, line):
         ),
         ("return config", "return {i: 'x' * 99 for i in range(99)}", "returns no recipe, got {0: "),
         ("config.train.steps = 7", "raise SystemExit(0)", "mistake in line 6: it ends the process"),
+        ("config.train.steps = 7", "raise GeneratorExit", "mistake in line 6: GeneratorExit"),
+        ("def get_config", "async def get_config", "returns no recipe, got <coroutine"),
         (
             "config.train.steps = 7",
             "x = 'a'; x()",

@@ -210,7 +210,15 @@ def test_without_weights_they_are_fetched_into_the_cache(command, files, monkeyp
         (("--samples", "complex.npz"), "mu holds complex128; statistics are real numbers"),
         (("--samples", "statistics.npz", "--reference", "negative.npz"), "none below 0"),
         ((*FLAGS, "--batch", "0"), "--batch must be at least 1"),
-        (("--samples", "one.npz", *FLAGS[2:], "--reference", "images.npz"), "at least 2 samples"),
+        (
+            ("--samples", "one.npz", *FLAGS[2:], "--reference", "images.npz"),
+            "one.npz holds one image",
+        ),
+        ((*FLAGS, "--reference", "one.npz", "--metrics", "fid"), "one.npz holds one image"),
+        (
+            ("--samples", "one.npz", *FLAGS[2:], "--metrics", "is"),
+            "is cannot be computed: one.npz holds one image",
+        ),
     ],
 )
 def test_mistakes_are_refused_in_one_line(refused, files, flags, message):

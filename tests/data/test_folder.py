@@ -169,6 +169,16 @@ def test_what_is_hidden_under_transparency_is_not_shown(background, keyed):
     np.testing.assert_array_equal(pixels, expected)
 
 
+@pytest.mark.parametrize("background", [(255, 255, 255), (0, 0, 0), (10, 200, 30)])
+def test_a_transparent_level_of_sixteen_bits_is_not_shown(background):
+    levels = np.full((8, 8), 40_000, np.uint16)
+    levels[2:4] = 300
+    Image.fromarray(levels).save(file := io.BytesIO(), "PNG", transparency=300)
+    pixels = to_pixels(Image.open(file), image_size=0, channels=3, background=background)
+    np.testing.assert_array_equal(pixels[:2], 40_000 >> 8)
+    np.testing.assert_array_equal(pixels[2:4], np.broadcast_to(background, (2, 8, 3)))
+
+
 def test_the_background_is_chosen_in_the_source(tmp_path, source):
     nothing = _encoded(Image.new("RGBA", (4, 4), (1, 2, 3, 0)), ".png")
     root = write(tmp_path / "images", {f"cat/{n}.png": nothing for n in range(3)})

@@ -172,7 +172,7 @@ def test_what_is_no_set_of_pictures_is_refused(tmp_path, pictures):
         open_archive(tmp_path / "empty")
     os.mkfifo(tmp_path / "pipe")
     error = answered(lambda: open_archive(tmp_path / "pipe"))
-    assert "pipe does not exist, or is no file" in str(error)
+    assert "pipe is no regular file" in str(error)
     folder = pictures("{number}.png")
     Image.fromarray(IMAGES[0][:3]).save(folder / "9.png")
     with pytest.raises(ValueError, match=r"the image 9\.png is \(3, 6\) where the first is \(4, 6"):

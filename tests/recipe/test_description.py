@@ -210,3 +210,9 @@ def test_nor_by_a_path_that_leads_there(tmp_path, monkeypatch, module):
     with pytest.raises(ValueError, match="nothing is imported from a run's directory"):
         recipe.describe(run)
     assert not [name for name in sys.modules if "planted" in name or name == "linked"]
+
+
+def test_a_file_is_no_work_directory(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file is a file, and no work directory"):
+        description.describe(tmp_path / "file")

@@ -3,6 +3,7 @@
 import math
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from cfg_jax.recipe import values
@@ -72,3 +73,14 @@ def test_lists_become_tuples():
     assert values.converted([1, [2, 3]], Any) == (1, (2, 3))
     made = values.converted([1, 2], tuple[float, ...])
     assert [type(entry) for entry in made] == [float, float]
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "plain"),
+    [(np.int64(8), int, 8), (np.float32(0.5), float, 0.5), (np.bool_(True), bool, True)],
+)
+def test_scalars_of_numpy_are_plain_values(value, hint, plain):
+    found = values.check("config.x", value, hint)
+    assert (type(found), found) == (type(plain), plain)
+    with pytest.raises(ValueError, match=r"config\.x must be text, got"):
+        values.check("config.x", value, str)
