@@ -14,6 +14,7 @@ import cfg_jax
 from cfg_jax import evaluation, exchange, recipe
 from cfg_jax.evaluation import of_captions
 from cfg_jax.run import load_run
+from cfg_jax.runtime import files
 from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.training.loop import train
 
@@ -101,7 +102,7 @@ def test_captions_are_scored_by_what_a_detector_finds(command, workdir, tmp_path
     source = recipe.make(run.config.data, "data")
     train_scenes, held_out = source.open("train"), source.open("test")
     captions = evaluation.captions_of(held_out, "text", 4)
-    kept = {"cache": tmp_path / "cache"}
+    kept = {"cache": files.cache()}  # where the command has left them
     scorers = (evaluation.train_agreement(train_scenes, held_out, **kept),)
     judge = evaluation.caption_judge_of(train_scenes, held_out, scorers=scorers, **kept)
     x = np.asarray(run.sample(jax.random.key(3), text=list(captions.texts), w=2.0))

@@ -172,7 +172,7 @@ def test_big_endian_files_are_refused(tmp_path, options):
 def test_what_is_no_weights_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         torch_file.read(tmp_path / "none.pt")
-    with pytest.raises(ValueError, match="the weights file .* is a folder, not a file"):
+    with pytest.raises(ValueError, match=r"the weights file .* is a folder, not a file"):
         torch_file.read(tmp_path)
     np.savez(tmp_path / "a.npz", a=np.ones(3))
     (tmp_path / "text").write_text("weights, honestly")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import jax
@@ -86,9 +87,7 @@ def test_eight_devices_do_what_one_does():
 
 def test_the_discriminator_has_an_optimiser_of_its_own():
     """Clipping the codec's gradient by its own norm leaves the discriminator's alone."""
-    config = tiny_codec()
-    _, state, _ = stepped(config, 1)
-    states = state.opt_state.inner_states
+    states = build(tiny_codec(), FACTS).state.opt_state.inner_states
     assert set(states) == {"", "discriminator"}
     named = {jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(states[""])}
     assert not any("discriminator" in name for name in named)
@@ -106,10 +105,11 @@ def test_accumulated_steps_do_what_whole_ones_do():
 
 
 def test_a_run_that_goes_on_is_the_same_to_the_last_bit(tmp_path):
+    shapes = build(tiny_codec(VQ, entries=5), FACTS).state
+
     def state(workdir):
-        config = tiny_codec(VQ, entries=5)
         with Checkpoints(workdir) as checkpoints:
-            return jax.device_get(checkpoints.restore(6, build(config, FACTS).state))
+            return jax.device_get(checkpoints.restore(6, shapes))
 
     for name, stops in (("whole", (6,)), ("halves", (3, 6))):
         for steps in stops:
@@ -175,14 +175,47 @@ def test_latents_of_the_whole_set_have_a_standard_deviation_of_one(trained_codec
     np.testing.assert_allclose(back, through(codec, "decode", variables, unscaled), atol=1e-5)
 
 
-def test_a_damaged_cache_is_made_again(trained_codec):
-    found = kept(trained_codec)
-    path = found.folder / "latents.npy"
+def without(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def a_bit_is_flipped(folder):
+    path = folder / "latents.npy"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+
+
+def a_scale_is_changed(folder):
+    known = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(known | {"scale": [0.0, 0.0]}))
+
+
+def a_pipe_stands_there(folder):
+    (folder / "latents.npy").unlink()
+    os.mkfifo(folder / "latents.npy")
+
+
+def a_file_stands_there(folder):
+    shutil.rmtree(folder)
+    folder.touch()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(a_bit_is_flipped, a_scale_is_changed, a_pipe_stands_there, a_file_stands_there),
+        pytest.param(without("latents.npy"), id="without_latents"),
+        pytest.param(without("manifest.json"), id="without_manifest"),
+    ],
+)
+def test_a_damaged_cache_is_made_again(trained_codec, damage):
+    found = kept(trained_codec)
+    whole = (found.folder / "latents.npy").read_bytes()
+    damage(found.folder)
     again = kept(trained_codec)
     assert again.folder == found.folder
-    assert path.read_bytes() == whole
+    assert (again.folder / "latents.npy").read_bytes() == whole
+    assert (again.scale, again.shift) == (found.scale, found.shift)
 
 
 def test_another_codec_or_other_data_have_another_cache(trained_codec):
