@@ -18,6 +18,7 @@ from cfg_jax.data.samples import to_float
 from cfg_jax.evaluation import instruments
 from cfg_jax.evaluation.features import checked, devices_for, local_shardings, shared_rows
 from cfg_jax.evaluation.scorer import Classifier
+from cfg_jax.runtime import compiled
 from cfg_jax.runtime.notes import Bar
 
 _FORWARD_BATCH = 256
@@ -231,8 +232,12 @@ def _train(
         in_shardings=(whole, whole, whole, share, share),
         out_shardings=whole,
         donate_argnums=(0, 1),
+        compiler_options=compiled.patient(whole.device_set),
     )
-    params, state = jax.jit(initialise, out_shardings=whole)()
+    begin = jax.jit(
+        initialise, out_shardings=whole, compiler_options=compiled.once(whole.device_set)
+    )
+    params, state = begin()
     with Bar(total=total, desc="classifier", unit="step", disable=not progress) as bar:
         for epoch in range(settings.epochs):
             order = np.random.default_rng((settings.seed, epoch)).permutation(len(images))

@@ -1,16 +1,20 @@
 """Compiled programs, kept on disk: what one process compiled, the next one reads."""
 
+import functools
 import hashlib
 import platform
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from cfg_jax.runtime import files
 
 PROCESSORS = Path("/proc/cpuinfo")
+
+PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
+"""XLA's option for how long the cores of a processor wait for each other."""
 
 _CONFIG: Any = jax.config
 
@@ -31,15 +35,35 @@ def keep() -> Path:
     return Path(chosen)
 
 
-def once(mesh: Mesh) -> dict[str, Any]:
+def once(devices: Collection[jax.Device]) -> dict[str, Any]:
     """Options for compiling what runs once: on CPUs, fast rather than to something fast.
 
     Two to three times as fast for a network's first parameters, which stay the same to the bit.
     Where JAX is told to optimise nothing, that is faster still, and is left as it is.
     """
-    on_cpus = next(iter(mesh.devices.flat)).platform == "cpu"
+    on_cpus = next(iter(devices)).platform == "cpu"
     least = jax.config.read("jax_disable_most_optimizations")
     return {"xla_backend_optimization_level": 1} if on_cpus and not least else {}
+
+
+def patient(devices: Collection[jax.Device]) -> dict[str, Any]:
+    """Options for compiling what devices do together: on a busy machine one may come late.
+
+    Of a processor's cores, XLA ends the process with a stack trace where one has waited for the
+    others for 40 s. None where there is one device, or XLA has no such option.
+    """
+    of_cores = len(devices) > 1 and next(iter(devices)).platform == "cpu"
+    return {PATIENCE: 86_400} if of_cores and _is_option(PATIENCE) else {}
+
+
+@functools.cache
+def _is_option(name: str) -> bool:
+    """Whether this XLA knows an option of compiling that is a number."""
+    try:
+        jax.jit(lambda: 0, compiler_options={name: 1}).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def _processor() -> str:

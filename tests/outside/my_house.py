@@ -11,7 +11,7 @@ import numpy as np
 import cfg_jax
 from cfg_jax import parts
 from cfg_jax.objectives import Denoising
-from cfg_jax.objectives.draw import value_of
+from cfg_jax.objectives.denoising import prediction_of
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -152,6 +152,6 @@ class Taught(Denoising):
 
         z = forward(drawn.x, drawn.eps, logsnr=drawn.logsnr)
         taught = read(self.model, z, drawn.logsnr, drawn.cond)
-        said = value_of(ask(z, drawn.logsnr, drawn.cond))
+        said = prediction_of(ask(z, drawn.logsnr, drawn.cond), z)
         wanted = taught.eps
         return own + self.share * jnp.mean(jnp.square(said - wanted), axis=(1, 2, 3))
