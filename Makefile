@@ -53,7 +53,7 @@ demo-text: venv
 	$(BIN)/python -m cfg_jax evaluate --workdir $(DEMO_TEXT) --w 0,1,3
 	@echo 'Look at $(DEMO_TEXT)/samples.png and $(DEMO_TEXT)/evaluation/: report.md, accuracy.png, samples_by_w.png'
 
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: venv
 	$(PYTEST) -m 'not slow'
@@ -69,7 +69,7 @@ test-oldest:
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python \
 	  --resolution lowest-direct --editable '.[test]'
-	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
+	$(OLDEST)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-tpu-plan: venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \

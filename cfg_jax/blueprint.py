@@ -321,7 +321,8 @@ def _check(network: Any, objective: Any, made: Conditioners) -> None:
             f"{predicts}; got {target}"
         )
     call = list(inspect.signature(type(network).__call__).parameters.values())[1:]
-    needed = [p for p in call if p.default is p.empty and p.name != "train"]
+    beside = {"train", *(p.name for p in call if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD))}
+    needed = [p for p in call if p.default is p.empty and p.name not in beside]
     if len(call) < 3 or len(needed) > 3:
         raise ValueError(f"{type(network).__name__} must be called as (z, logsnr, cond)")
 

@@ -53,6 +53,13 @@ class Two(Own):
         return self.said(z), z
 
 
+class Open(Own):
+    """What takes more than it is given, but needs no more."""
+
+    def __call__(self, z, logsnr, cond, *rest, scale=1.0, **more):
+        return scale * self.said(z)
+
+
 class Needing(Own):
     def __call__(self, z, logsnr, cond, more):
         return self.said(z)

@@ -71,7 +71,8 @@ def scheduled(denoiser: Denoiser, *, w: Any, null: Any) -> Scheduled:
       A denoiser.
 
     Raises:
-      ValueError: w is not callable. When called: null does not fit the condition.
+      ValueError: w is not callable. When called: null does not fit the condition, or w returns
+        no strength.
       TypeError: denoiser cannot be called.
 
     >>> import jax, jax.numpy as jnp

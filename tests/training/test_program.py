@@ -114,3 +114,9 @@ def test_an_objective_of_ones_own_with_a_mistake_is_refused(objective, line):
     config.objective = recipe.node(f"odd_networks:{objective}")
     with pytest.raises(ValueError, match=line):
         build(config, FACTS)
+
+
+def test_a_network_may_take_more_than_it_is_given():
+    config = tiny()
+    config.network = recipe.node("odd_networks:Open")
+    build(config, FACTS)
