@@ -119,7 +119,7 @@ class Folder(Pictures):
 
         place = records.place(self.dir)
         for path in filter(None, (self.path, self.test_path)):
-            if Path(place).resolve().is_relative_to(Path(path).expanduser().resolve()):
+            if _within(place, path):
                 raise ValueError(f"dir, {place}, should lie elsewhere than within {path}")
         found = both(self.path, self.test_path, self.held_out, IMAGES)
         builder = ClassFolders(
@@ -144,6 +144,12 @@ class Folder(Pictures):
         return dataclasses.replace(
             dataset, flip=self.flip, workers=self.workers, fingerprint=fingerprint(found)
         )
+
+
+def _within(place: str, path: str) -> bool:
+    """Whether a place is a folder, or lies in it, wherever links lead."""
+    inner, outer = map(os.path.realpath, (place, os.path.expanduser(path)))
+    return Path(inner).is_relative_to(outer)
 
 
 def both(
