@@ -74,6 +74,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
+@pytest.mark.slow
 def test_metadata_out_of_range_are_refused_in_one_line(params, path, name):
     written, step = BAD[name]
     metadata = {"cfg_jax": json.dumps(written), "step": step}

@@ -111,6 +111,7 @@ def test_the_sweep_shows_the_held_out_images_that_it_enlarges(command, upscaler,
     assert all(0 <= row["label_accuracy"] <= 1 for row in report["rows"])
 
 
+@pytest.mark.slow
 def test_vectors_come_from_a_file_or_from_held_out_images(command, told, tmp_path):
     out, vectors = tmp_path / "x.npz", np.array([[0.5, -1.0], [0.0, 0.0], [2.0, 3.0]], np.float32)
     np.savez(tmp_path / "vectors.npz", vector=vectors)

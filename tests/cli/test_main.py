@@ -59,6 +59,7 @@ def test_wrong_flags_are_refused(refused, argv, message):
 
 
 @pytest.mark.parametrize(("argv", "code"), [(["score"], 2), (["train", "--help"], 0)])
+@pytest.mark.slow
 def test_a_signal_while_python_ends_changes_nothing(argv, code):
     """Sent as Python frees the last module, when the handlers that it had are gone."""
     late = (

@@ -29,6 +29,7 @@ def chips(monkeypatch):
     monkeypatch.setattr(topology, "load", load)
 
 
+@pytest.mark.slow
 def test_a_plan_is_printed_and_written(command, chips, config, tmp_path):
     out = tmp_path / "plans" / "tiny.md"
     argv = ["plan", "--config", config, "--topology", "v6e:2x4", "--out", out]

@@ -92,6 +92,7 @@ def test_conditions_are_composed_as_in_python(command, trained, tmp_path):
         assert np.abs(arrays["arr_0"].astype(int) - to_uint8(want)).max() <= 1
 
 
+@pytest.mark.slow
 def test_a_classifier_guides_as_in_python(command, trained, noisy, tmp_path):
     out = tmp_path / "samples.npz"
     flags = ("--labels", "0-4", "--per-label", 1, "--classifier", noisy, "--classifier-scale", 3)
@@ -128,6 +129,7 @@ def test_mistakes_beside_a_classifier_are_refused(
     assert message in refused(*argv)
 
 
+@pytest.mark.slow
 def test_beside_an_unconditional_model_a_classifier_alone_takes_labels(
     refused, command, noisy, tmp_path
 ):
@@ -231,6 +233,7 @@ def test_two_processes_with_different_flags_refuse_to_start(trained, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_what_another_network_of_the_same_path_left_is_not_gone_on_with(
     command, refused, trained, tmp_path, monkeypatch
 ):
@@ -350,6 +353,7 @@ def test_interrupted_it_goes_on(command, trained, tmp_path, monkeypatch):
         (["--model", "x"], "give --workdir or --model, not both"),
     ],
 )
+@pytest.mark.slow
 def test_mistakes_are_refused(refused, trained, tmp_path, flags, message):
     assert message in refused(*sample(trained, tmp_path / "x.png", *flags))
     assert not list(tmp_path.iterdir())  # nothing that the right command would stumble on

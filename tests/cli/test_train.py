@@ -120,6 +120,7 @@ def test_a_page_that_a_killed_run_did_not_draw_is_drawn(command, upscaler, tmp_p
 
 
 @pytest.mark.parametrize("after", [0.0, 1.0])
+@pytest.mark.slow
 def test_ctrl_c_while_the_first_step_compiles_ends_in_order(config, tmp_path, after):
     """A second one ends it at once, wherever it is."""
     process = train(config, tmp_path / "run", "--config.train.steps=100000")

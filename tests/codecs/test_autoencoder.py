@@ -75,6 +75,7 @@ def test_sides_of_space_are_divided_and_frames_are_not(shape, latent):
 
 
 @pytest.mark.parametrize("shape", [(8, 1), (4, 8, 3), (2, 4, 4, 3)])
+@pytest.mark.slow
 def test_patches_are_folded_before_and_unfolded_behind(shape):
     """It is the autoencoder of one place a patch, its entries in the channels."""
     squares = 2 ** min(len(shape) - 1, 2)

@@ -31,6 +31,7 @@ def table(run):
     return np.asarray(run.params["encoders"]["label"]["encoder"]["params"]["embedding"])
 
 
+@pytest.mark.slow
 def test_the_network_is_shown_the_row_of_its_label(run):
     assert table(run).shape == (11, 6)
     shown = run.condition(label=[3, 10, 0])["label"]

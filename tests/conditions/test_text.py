@@ -114,6 +114,7 @@ def test_the_text_decides_what_the_network_says(model):
     np.testing.assert_allclose(a, again, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing(model):
     """Another pad, and more of it, give the same ε."""
     tokens = model._given({"text": ["a red three"]})["text"]
@@ -152,6 +153,7 @@ def test_a_text_that_guidance_does_not_hide_is_no_null(model):
     np.testing.assert_allclose(x, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_guidance_is_between_the_text_and_what_stands_in_its_place(model):
     z, level = jax.random.normal(jax.random.key(4), (2, 8, 8, 1)), jnp.zeros(2)
     cond = model.condition(text=CAPTIONS[:2])
@@ -251,6 +253,7 @@ def in_chunks(**fields):
 
 
 @pytest.mark.parametrize("caption", [LONG, CAPTIONS[0], ""])
+@pytest.mark.slow
 def test_chunks_of_a_caption_are_encoded_each_by_itself_and_laid_side_by_side(caption):
     made, held = in_chunks()
     assert made.inlet == Sequence(36, 8, masked=True)

@@ -405,6 +405,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_in_one_line(tmp_path, plac
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.slow
 def test_what_is_at_hand_never_imports_tensorflow(tmp_path):
     trap = tmp_path / "trap" / "tensorflow"
     trap.mkdir(parents=True)

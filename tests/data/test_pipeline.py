@@ -113,6 +113,7 @@ def test_processes_share_the_global_batch(count):
     assert all(len(part["label"]) == 8 // count for step in parts for part in step)
 
 
+@pytest.mark.slow
 def test_workers_read_the_same_stream():
     settings = {"batch_size": 8, "seed": 3, "start": 2, "flip": True, "process_count": 2}
     dataset = _dataset(10)

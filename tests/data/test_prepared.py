@@ -49,6 +49,7 @@ def damage(path, how):
         *((ending, how) for ending in RECORDS for how in (None, EMPTY)),
     ],
 )
+@pytest.mark.slow
 def test_what_is_damaged_is_named_and_prepared_again_once_removed(request, kind, ending, how):
     data = request.getfixturevalue(kind)
     split = ending.partition(".")[0] if ending in RECORDS else "train"

@@ -60,6 +60,7 @@ def test_read_directly_a_picture_is_its_middle():
         assert x[0, 0].tolist() == [1, 2, number]
 
 
+@pytest.mark.slow
 def test_windows_lie_everywhere_alike():
     found = corners(take(1, dataset(), batch_size=8000, seed=1))
     cells = np.bincount(found[:, 0] * 5 + found[:, 1], minlength=20)

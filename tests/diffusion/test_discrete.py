@@ -65,6 +65,7 @@ def test_time_and_level_are_inverse_and_exact_at_whole_times(schedule):
 
 
 @pytest.mark.parametrize("schedule", SHORT)
+@pytest.mark.slow
 def test_the_interpolated_distribution_is_consistent(schedule):
     def density(lam):
         return float(jnp.exp(schedule.log_prob(lam)))

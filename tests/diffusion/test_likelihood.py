@@ -116,6 +116,7 @@ def gaussian_denoiser(z, logsnr, cond):
 )
 @pytest.mark.parametrize("v", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("level", [100, 255])
+@pytest.mark.slow
 def test_every_term_of_the_discrete_bound(schedule, v, level):
     """Against closed forms and quadrature, over many draws of the noise."""
     x, count, steps = VALUES[level], 4000, 12
@@ -352,6 +353,7 @@ def test_the_flow_of_a_guided_denoiser_is_normalised():
     assert float(jnp.exp(found.log_prob).sum() * 12 / 800) == pytest.approx(1.0, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_an_example_does_not_depend_on_its_batch():
     schedule = schedules.Uniform(logsnr_min=-5.0, logsnr_max=5.0)
     for found in (

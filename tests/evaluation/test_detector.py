@@ -137,6 +137,7 @@ def test_what_stands_in_cells_without_a_digit_does_not_count(composed):
     assert float(room._loss(other, some)) == pytest.approx(0.0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_cell_is_read_by_itself(trained, data):
     x = np.array(to_float(data[1].source.arrays["x"][:1]))
     other = x.copy()
@@ -151,6 +152,7 @@ def test_a_picture_without_digits_has_none():
     assert empty.shape == (0, 4)
 
 
+@pytest.mark.slow
 def test_scenes_are_read_alike_stored_and_as_floats_in_any_number(trained, data):
     x = data[1].source.arrays["x"]
     found, features = trained.found_and_features(x)
@@ -181,6 +183,7 @@ def test_what_is_no_scene_is_refused(trained, x, message):
         trained.found(x)
 
 
+@pytest.mark.slow
 def test_the_file_serves_the_same_data_and_settings_alone(trained, data, cache, monkeypatch):
     calls = []
     monkeypatch.setattr(room, "_train", lambda *given: calls.append(given) or trained.params)

@@ -32,6 +32,7 @@ def small():
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.slow
 def test_activations_are_numpys(small, which):
     found, want = small[0][which], small[1][which]
     assert found.shape == want.shape

@@ -74,6 +74,7 @@ def close(a, b):
     return np.abs(a - b).mean() < 1e-5
 
 
+@pytest.mark.slow
 def test_every_strength_has_the_scores_of_its_samples(model, data, cache):
     found = evaluated(model, data, cache)
     labels = np.arange(SAMPLES) % 10

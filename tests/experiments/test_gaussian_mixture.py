@@ -110,6 +110,7 @@ def test_the_share_inside_is_that_of_true_samples(script, mixture):
     assert script.inside(np.full((3, 5, 2), 50.0), mass, AXIS, 0.7) == 0.0
 
 
+@pytest.mark.slow
 def test_the_command_draws_and_tells(script, tmp_path, capsys):
     out = tmp_path / "figure.png"
     script.main(["--w", "0", "3", "--samples", "20", "--steps", "6", "--out", str(out)])

@@ -53,6 +53,7 @@ ASKED = {
 
 
 @pytest.mark.parametrize("name", ASKED)
+@pytest.mark.slow
 def test_evaluations_are_those_that_a_method_is_made_of(name):
     make = speed.methods(TINY.cond, TINY.null, TINY.steps)[name]
     assert speed.evaluations(make, TINY) == {
@@ -130,6 +131,7 @@ def test_a_machine_that_slows_down_does_not_change_a_ratio(monkeypatch):
         np.testing.assert_allclose(percent, 2.0, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_steps():
     few, many = speed.by_steps(TINY, steps=(16, 400))
     parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(TINY.eps()))
@@ -224,6 +226,7 @@ def tiny(monkeypatch):
     jax.config.update("jax_enable_compilation_cache", cached)
 
 
+@pytest.mark.slow
 def test_one_command_measures_and_writes(tiny, tmp_path, capsys):
     out = tmp_path / "speed"
     flags = ["--batch", "2", "--steps", "4", "--rounds", "1", "--limit", "4"]

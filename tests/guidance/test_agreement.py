@@ -108,6 +108,7 @@ def test_the_loss_is_the_mean_over_cut_outs_of_each_ones_own_key_and_text():
     assert np.abs(loss(Z, Z, 0.6, None) - got).min() > 1e-5
 
 
+@pytest.mark.slow
 def test_it_is_the_sum_over_the_batch_not_the_mean():
     """An example is guided as much alone as among others."""
     for made, alone in [

@@ -45,6 +45,7 @@ def test_the_forms_move_the_mean_in_the_ratio_of_the_docstring(v, low, high):
 
 
 @pytest.mark.parametrize("around", ["conditional", "unconditional"])
+@pytest.mark.slow
 def test_the_forms_agree_as_steps_grow(around):
     """With the exact posterior both go to classifier-free guidance, ε̂'s form at any step count."""
     w, null = (1.0, None) if around == "conditional" else (2.0, MIXTURE.null)

@@ -172,6 +172,7 @@ def check_unet(network, state, spec, x, cond, seen):
 
 @pytest.mark.parametrize("legacy", [True, False])
 @pytest.mark.parametrize("heads", [0, 4])
+@pytest.mark.slow
 def test_a_unet_is_theirs(legacy, heads):
     spec = Spec(32, legacy=legacy, heads=heads, resized=RESIZED)
     check_unet(unet(heads=heads), tensors(UNET), spec, X, COND, X)

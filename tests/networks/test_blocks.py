@@ -97,6 +97,7 @@ class Attend(Levels):
 
 
 @pytest.mark.parametrize("sides", [(6,), (4, 6), (3, 4, 2)])
+@pytest.mark.slow
 def test_transformer_blocks_attend_to_the_first_sequence(sides):
     """As the spatial transformer does; over frames and to a second sequence attention is ADM's."""
     x = jnp.asarray(RNG.normal(size=(2, *sides, 8)), jnp.float32)

@@ -37,6 +37,7 @@ def network(data):
 
 
 @pytest.mark.parametrize("data", SHAPES)
+@pytest.mark.slow
 def test_a_unet_is_its_layers_in_float64(data):
     module, z = network(data), RNG.normal(size=(2, *SHAPES[data]))
     label, text = np.array([4, 1]), RNG.normal(size=(2, 3, 6))
@@ -57,6 +58,7 @@ def test_a_unet_is_its_layers_in_float64(data):
 
 
 @pytest.mark.parametrize("data", SHAPES)
+@pytest.mark.slow
 def test_sequences_are_attended_to_from_zero_and_each_example_sees_its_own(data):
     module, z = network(data), single(RNG.normal(size=(2, *SHAPES[data])))
     cond = {

@@ -37,6 +37,7 @@ def logits(variables, z, lam):
     return TINY.apply(variables, z, lam)
 
 
+@pytest.mark.slow
 def test_it_is_its_parts_put_together(variables):
     def part(module, name, *args):
         return module.apply({"params": variables["params"][name]}, *args)

@@ -69,6 +69,7 @@ def test_an_array_of_another_dimension_cannot_be_laid_beside():
         UPSAMPLER.check((8, 1))
 
 
+@pytest.mark.slow
 def test_a_network_says_what_it_takes_and_zeros_are_such_a_condition():
     network = SHOWN.clone(inlets=(*SHOWN.inlets, ("small", Beside((4, 4, 1), noised=True))))
     assert network.takes == ("label", "pose", "text", "small")

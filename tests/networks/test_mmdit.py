@@ -42,6 +42,7 @@ def variables():
         ({"width": 2432, "depth": 38, "heads": 38, "qk_norm": True}, 8_056_627_520),
     ],
 )
+@pytest.mark.slow
 def test_it_has_the_published_sizes(fields, parameters):
     """Stable Diffusion 3 medium, 3.5 medium and 3.5 large, without positions."""
     inlets = (("text", Sequence(333, 4096)), ("pooled", Vector(2048)))
@@ -93,6 +94,7 @@ def test_sequences_follow_each_other_each_with_its_own_mask():
 
 
 @pytest.mark.parametrize("period", [10_000.0, 5.0])
+@pytest.mark.slow
 def test_positions_begin_as_sines_and_smaller_data_get_those_of_the_middle(period):
     module = TINY.clone(grid=7, period=period)
     start = jax.jit(module.init)(jax.random.key(0), Z, LAM, {"text": TEXT})

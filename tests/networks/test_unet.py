@@ -107,6 +107,7 @@ def test_bfloat16_computes_nearly_the_same_from_float32_parameters(net):
 
 
 @pytest.mark.parametrize("remat", [name for name in REMAT if name != "none"])
+@pytest.mark.slow
 def test_remat_changes_what_is_kept_and_nothing_else(remat):
     z = Z[:, :4, :4]
     variables = random_variables(SMALLEST, z, LAM)

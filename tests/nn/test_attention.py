@@ -102,6 +102,7 @@ def test_cross_attention_is_that_of_every_position_to_the_sequence(data, heads):
 
 
 @pytest.mark.parametrize(("places", "at_once"), [(15, 4), (15, 5), (15, 16), (6, 1)])
+@pytest.mark.slow
 def test_some_positions_at_a_time_are_all_of_them_and_so_are_gradients(places, at_once):
     x = jnp.asarray(RNG.normal(size=(2, places, 8)), jnp.float32)
     whole, parts = SelfAttention(4), SelfAttention(4, at_once=at_once)

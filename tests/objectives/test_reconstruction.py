@@ -174,6 +174,7 @@ def test_the_adaptive_weight_is_the_ratio_of_two_gradients(judged):
     np.testing.assert_allclose(measured["judged_weight"], want, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_discriminator_ten_times_as_loud_teaches_as_much(judged):
     network, variables = judged
     name = "layer_2"

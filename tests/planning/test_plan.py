@@ -35,6 +35,7 @@ def plan(slice_, tmp_path_factory):
         return plans.make_plan(split(), slice_, **DATA)
 
 
+@pytest.mark.slow
 def test_the_state_is_counted_leaf_by_leaf(plan):
     network = UNet(
         channels=8,
@@ -85,6 +86,7 @@ def test_images_on_a_chip(plan, slice_):
         plans.make_plan(split(mesh__fsdp=3), slice_, **DATA)
 
 
+@pytest.mark.slow
 def test_fsdp_divides_the_state_and_gathers_each_parameter_once(plan, slice_):
     there = plans.make_plan(split(mesh__fsdp=8), slice_, **DATA, samples=0)
     assert there.sampling is None
@@ -120,6 +122,7 @@ def test_the_search_ends_at_the_largest_batch_that_the_compiler_takes(slice_, mo
         plans.search(split(train__batch_size=8), slice_, **DATA)
 
 
+@pytest.mark.slow
 def test_frozen_parameters_stand_in_the_table_and_are_read_by_the_step(slice_, pupil):
     config, teacher = pupil
     there = plans.make_plan(config, slice_, **DATA)

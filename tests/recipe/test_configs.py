@@ -46,6 +46,7 @@ def test_the_recipes_that_there_were_still_are():
         ("imagenet256_dit_xl2", (32, 32, 4), Classes(1001), 674.83, 83_653_863),
     ],
 )
+@pytest.mark.slow
 def test_latent_imagenet_has_the_published_sizes(name, side, inlet, millions, codec):
     """What the published code prints of LDM-4; the paper's table of DiT; VQ-f4 and KL-f8."""
     config = recipes.read(name)

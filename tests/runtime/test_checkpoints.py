@@ -248,6 +248,7 @@ def files_of(workdir: Path, step: int) -> list[Path]:
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
+@pytest.mark.slow
 def test_a_checkpoint_with_any_file_damaged_is_set_aside(saved, tmp_path, damage):
     for i, original in enumerate(files_of(saved, 6)):
         workdir = shutil.copytree(saved, tmp_path / str(i))
@@ -569,6 +570,7 @@ def test_a_run_killed_at_any_moment_goes_on_from_a_good_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["manifest", "name", "removal"])
+@pytest.mark.slow
 def test_a_run_killed_at_the_worst_moments_goes_on(tmp_path, moment):
     """Before the manifest takes its name; before the checkpoint does; amid removing an old one."""
     save(tmp_path, 3, keep=1)

@@ -11,6 +11,7 @@ from launch import PYTHONPATH
 
 
 @pytest.mark.parametrize("made", [0, 1, 2, 3])
+@pytest.mark.slow
 def test_where_no_folder_can_be_made_the_process_ends(tmp_path, made):
     process = subprocess.run(
         [sys.executable, __file__, str(tmp_path), str(made)],

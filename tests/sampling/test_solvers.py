@@ -270,6 +270,7 @@ def flow():
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_the_order_of_convergence(solver, order):
     """To the exact guided flow, in float64; the corrector adds one to the order."""
 
@@ -306,6 +307,7 @@ def test_the_order_of_convergence(solver, order):
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_samples_follow_the_data(solver, steps):
     """Two-sample tests of every coordinate and of the norm, against exact draws."""
     data = mixtures.gaussian_mixture([[[-0.6, 0.2], [0.7, 0.5]]], [[0.2, 0.35]])

@@ -164,6 +164,7 @@ def slopes(function, at, low=None, high=None):
 @pytest.mark.parametrize(
     ("solver", "leaf", "at"), LEAVES, ids=[f"{type(s).__name__}.{n}={at}" for s, n, at in LEAVES]
 )
+@pytest.mark.slow
 def test_the_gradient_by_a_solvers_leaf_is_its_finite_difference(solver, leaf, at):
     with enable_x64(True):
         got, want = slopes(
@@ -259,6 +260,7 @@ GUIDED = [*METHODS, "ascent", "cutouts"]
 
 
 @pytest.mark.parametrize("name", GUIDED)
+@pytest.mark.slow
 def test_the_gradient_by_every_leaf_of_a_guidance_is_its_finite_difference(name):
     """The leaves of the networks within it, too."""
     *parts, shape = guided(name)
@@ -377,6 +379,7 @@ def test_float16_is_kept_too():
 
 @pytest.mark.parametrize("wide", [False, True], ids=["x32", "x64"])
 @pytest.mark.parametrize("name", solvers.SOLVERS)
+@pytest.mark.slow
 def test_every_solver_keeps_the_noises_dtype(name, wide):
     with enable_x64(wide):
         for dtype in (jnp.bfloat16, jnp.float32):
@@ -501,6 +504,7 @@ HELD = [
 
 
 @pytest.mark.parametrize(("front", "rate", "kind"), HELD)
+@pytest.mark.slow
 def test_what_a_function_holds_counts_as_it_is_now(front, rate, kind):
     held = Holder(rate)
     denoiser = {

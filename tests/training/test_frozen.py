@@ -113,6 +113,7 @@ def test_every_leaf_that_is_trained_moves_within_three_steps(remat):
     assert hashes(frozen) == before  # nor was it given away
 
 
+@pytest.mark.slow
 def test_neither_the_optimiser_nor_the_averages_nor_the_norm_hold_it(whole):
     program = program_of(whole[0])
     trained = jax.tree.map(lambda leaf: leaf.shape, program.state.params)

@@ -205,6 +205,7 @@ def test_another_config_is_refused_field_by_field(finished):
         train(config, finished)
 
 
+@pytest.mark.slow
 def test_a_batch_that_the_devices_do_not_divide_is_shared_by_fewer(tmp_path, monkeypatch):
     """12 examples lie on 6 of 8 devices, and take the same step as on one."""
     config, meshed = tiny(), []
@@ -258,6 +259,7 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_written(tmp_pa
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_unconditional_network_trains_and_samples(tmp_path):
     config = tiny()
     del config.condition.label

@@ -22,6 +22,7 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 6])
+@pytest.mark.slow
 def test_a_step_is_made_again_as_it_was(run, step):
     config, workdir = run
     before = sorted(str(p) for p in (workdir / "checkpoints").rglob("*"))

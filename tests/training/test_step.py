@@ -132,11 +132,13 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("fsdp", [1, 4])
+@pytest.mark.slow
 def test_eight_devices_take_the_same_steps(one, fsdp):
     same(one, run(8, fsdp=fsdp))
 
 
 @pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.slow
 def test_a_batch_in_parts_is_the_same_step(one, devices):
     same(one, run(devices, fsdp=devices, accumulate=4))
 

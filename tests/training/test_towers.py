@@ -86,6 +86,7 @@ def test_a_loaded_run_embeds_and_compares(run):
     assert np.abs(agreement.images(Z) - image).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_it_guides_a_model_of_other_conditions(run):
     """By its own embeddings of the captions, whatever the denoiser is shown."""
     text = run.agreement.texts(run.condition(text=CAPTIONS))
