@@ -16,6 +16,8 @@ from cfg_jax.networks import Encoder, UNet
 from cfg_jax.nn import TimestepFeatures
 from cfg_jax.parts import Beside, Classes
 
+pytestmark = pytest.mark.slow
+
 LEVELS = {
     "channels": 32,
     "channel_mult": (1,),
@@ -72,7 +74,6 @@ def imported(command, tmp_path):
     return run
 
 
-@pytest.mark.slow
 def test_an_imported_network_is_sampled_as_it_was_published(imported, command, tmp_path):
     workdir, out = imported("tiny"), tmp_path / "samples.npz"
     run = cfg_jax.load(workdir)
@@ -101,7 +102,6 @@ def test_an_imported_network_is_sampled_as_it_was_published(imported, command, t
     assert np.abs(fixed - want[:1]).max() > 0.01
 
 
-@pytest.mark.slow
 def test_an_imported_network_is_evaluated(imported, command, tmp_path):
     workdir, rng = imported("tiny"), np.random.default_rng(0)
     for name in range(5):
@@ -118,7 +118,6 @@ def test_an_imported_network_is_evaluated(imported, command, tmp_path):
     assert (workdir / "evaluation" / "report.json").is_file()
 
 
-@pytest.mark.slow
 def test_an_upsampler_enlarges_the_images_of_a_file(imported, command, refused, tmp_path):
     workdir, small, out = imported("tiny_upsampler"), tmp_path / "small.npz", tmp_path / "x.npz"
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
@@ -144,7 +143,6 @@ def test_an_upsampler_enlarges_the_images_of_a_file(imported, command, refused, 
         run.sample(KEY, label=[1])
 
 
-@pytest.mark.slow
 def test_a_classifier_guides_what_was_imported_with_it(imported):
     run = cfg_jax.load(imported("tiny"))
     log_prob = cfg_jax.load(imported("tiny_classifier")).log_prob

@@ -16,6 +16,8 @@ from cfg_jax.evaluation import detector as room
 from cfg_jax.evaluation.detector_network import Cells
 from cfg_jax.evaluation.features import local_shardings
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"steps": 2, "batch": 8, "progress": False}
 
 
@@ -137,7 +139,6 @@ def test_what_stands_in_cells_without_a_digit_does_not_count(composed):
     assert float(room._loss(other, some)) == pytest.approx(0.0, abs=1e-6)
 
 
-@pytest.mark.slow
 def test_a_cell_is_read_by_itself(trained, data):
     x = np.array(to_float(data[1].source.arrays["x"][:1]))
     other = x.copy()
@@ -152,7 +153,6 @@ def test_a_picture_without_digits_has_none():
     assert empty.shape == (0, 4)
 
 
-@pytest.mark.slow
 def test_scenes_are_read_alike_stored_and_as_floats_in_any_number(trained, data):
     x = data[1].source.arrays["x"]
     found, features = trained.found_and_features(x)
@@ -183,7 +183,6 @@ def test_what_is_no_scene_is_refused(trained, x, message):
         trained.found(x)
 
 
-@pytest.mark.slow
 def test_the_file_serves_the_same_data_and_settings_alone(trained, data, cache, monkeypatch):
     calls = []
     monkeypatch.setattr(room, "_train", lambda *given: calls.append(given) or trained.params)
@@ -212,7 +211,6 @@ def test_data_without_objects_are_refused(data):
         train_detector(plain, data[1], **QUICK)
 
 
-@pytest.mark.slow
 def test_the_devices_change_no_parameter(data):
     """Of 8 devices each has one of 8 scenes."""
     with pytest.MonkeyPatch.context() as patch:
@@ -232,7 +230,6 @@ def learned(optimised):
     return train_detector(scenes.open("train"), held_out, **few), held_out
 
 
-@pytest.mark.slow
 def test_scenes_of_digits_never_seen_are_read_and_held_out_pairs_as_well(learned):
     detector, held_out = learned
     arrays = held_out.source.arrays
@@ -243,7 +240,6 @@ def test_scenes_of_digits_never_seen_are_read_and_held_out_pairs_as_well(learned
     assert right[arrays["novel"] == 1].mean() > right[arrays["novel"] == 0].mean() - 0.05
 
 
-@pytest.mark.slow
 def test_real_scenes_agree_with_their_captions_as_often_as_they_are_read(learned):
     detector, held_out = learned
     arrays = held_out.source.arrays

@@ -73,6 +73,7 @@ FOUND = room.Activations(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros((2, 3)))
         ({"Mixed_5b.branch1x1.conv.weight": np.zeros((64, 192, 3, 3))}, "(64, 192, 3, 3)"),
     ],
 )
+@pytest.mark.slow
 def test_other_weights_are_refused(tensors, change, message):
     changed = {k: v for k, v in (tensors | change).items() if v is not None}
     with pytest.raises(ValueError, match=re.escape(message)) as error:

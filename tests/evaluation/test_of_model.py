@@ -16,6 +16,8 @@ from cfg_jax.evaluation import record
 from cfg_jax.runtime.mesh import device_mesh
 from cfg_jax.sampling import fronts
 
+pytestmark = pytest.mark.slow
+
 GUIDING = {0.0: {"w": 0.0}, 1.0: {"w": 1.0}, 3.0: {"w": 3.0}}
 SAMPLES = 22
 
@@ -74,7 +76,6 @@ def close(a, b):
     return np.abs(a - b).mean() < 1e-5
 
 
-@pytest.mark.slow
 def test_every_strength_has_the_scores_of_its_samples(model, data, cache):
     found = evaluated(model, data, cache)
     labels = np.arange(SAMPLES) % 10

@@ -167,6 +167,7 @@ def adaptive(network, variables):
     return min(norms[0] / (norms[1] + 1e-4), 1e4 / X[0].size)
 
 
+@pytest.mark.slow
 def test_the_adaptive_weight_is_the_ratio_of_two_gradients(judged):
     network, variables = judged
     _, measured = gradient(network, variables, Reconstruction(judged_weight=0.7), drawn(X))

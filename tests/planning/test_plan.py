@@ -61,6 +61,7 @@ def test_the_state_is_counted_leaf_by_leaf(plan):
     assert plan.frozen == 0
 
 
+@pytest.mark.slow
 def test_a_gradient_is_reduced_once_and_nothing_else_of_size(plan):
     sent = [c for c in plan.training.collectives if c.bytes > 1024]
     assert {c.kind for c in sent} == {"all-reduce"}

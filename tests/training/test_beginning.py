@@ -16,6 +16,8 @@ from cfg_jax.training.beginning import beginning
 from cfg_jax.training.loop import train
 from cfg_jax.training.program import build
 
+pytestmark = pytest.mark.slow
+
 
 def begun(init, **fields):
     """The first state of the tiny recipe, and of one that begins with nothing."""
@@ -26,7 +28,6 @@ def begun(init, **fields):
     return beginning(config, program), program.start()
 
 
-@pytest.mark.slow
 def test_it_begins_with_the_average_of_another_run(trained, capsys):
     for init, step in ((trained, 6), (f"{trained}:3", 3)):
         state, random = begun(init)
@@ -63,7 +64,6 @@ def test_a_run_without_any_of_its_arrays_is_refused(trained, monkeypatch):
         begun(trained)
 
 
-@pytest.mark.slow
 def test_a_run_that_went_on_does_not_need_it_again(trained, tmp_path):
     source = shutil.copytree(trained, tmp_path / "source")
     config = tiny()

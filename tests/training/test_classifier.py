@@ -18,6 +18,8 @@ from cfg_jax.training.loop import train
 from cfg_jax.training.program import build
 from cfg_jax.training.replay import replay
 
+pytestmark = pytest.mark.slow
+
 SHAPE, CLASSES = (8, 8, 1), 10
 FACTS = Facts(SHAPE, tuple("0123456789"), {"label": jax.ShapeDtypeStruct((), jnp.int32)})
 RNG = np.random.default_rng(0)
@@ -44,7 +46,6 @@ def one():
     return program, held, *program.step(start, program.frozen, batch)
 
 
-@pytest.mark.slow
 def test_the_loss_is_the_cross_entropy_of_the_noised_images(one):
     program, start, _, measured = one
     network = program.blueprint.network
@@ -66,7 +67,6 @@ def test_the_loss_is_the_cross_entropy_of_the_noised_images(one):
 
 
 @pytest.mark.parametrize(("devices", "accumulate"), [(8, 1), (2, 4)])
-@pytest.mark.slow
 def test_devices_and_parts_take_the_same_step(one, devices, accumulate):
     program, batch = program_on(devices, accumulate=accumulate)
     _, measured = program.step(program.start(), program.frozen, batch)
@@ -74,7 +74,6 @@ def test_devices_and_parts_take_the_same_step(one, devices, accumulate):
     assert measured.grad_norm == pytest.approx(float(one[3].grad_norm), rel=1e-3)
 
 
-@pytest.mark.slow
 def test_it_learns(one):
     """Images of one value a class: within 150 steps the loss where λ > 4 falls to a fraction."""
     program, *_ = one
@@ -89,7 +88,6 @@ def test_it_learns(one):
     assert loss / count < 0.3 * np.log(CLASSES)
 
 
-@pytest.mark.slow
 def test_it_goes_on_bitwise_and_leaves_checkpoints_and_metrics(noisy, tmp_path):
     config = tiny_classifier()
     config.train.steps = 3
@@ -112,7 +110,6 @@ def test_a_step_can_be_made_again(noisy):
     assert not any(row["hidden"] for row in found.examples)
 
 
-@pytest.mark.slow
 def test_it_is_loaded_as_the_average_and_as_nothing_else(noisy, trained):
     held = cfg_jax.load(noisy, step=3)
     z = jax.random.normal(jax.random.key(0), (2, *SHAPE))

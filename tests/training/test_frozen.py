@@ -16,6 +16,8 @@ from cfg_jax.training import loop
 from cfg_jax.training.program import build
 from cfg_jax.training.step import losses
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 BATCH = {
     "x": RNG.integers(0, 256, (16, 8, 8, 1), dtype=np.uint8),
@@ -51,7 +53,6 @@ def restored(config, workdir, step):
         return jax.device_get(state), checkpoints.restore_frozen()
 
 
-@pytest.mark.slow
 def test_no_bit_of_it_changes_in_twenty_steps_nor_when_the_run_goes_on(whole, tmp_path):
     config, workdir = whole
     first = hashes(program_of(config).frozen._asdict())
@@ -93,7 +94,6 @@ def test_a_run_whose_frozen_parameters_are_gone_says_so(whole, tmp_path):
             use()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["none", "blocks"])
 def test_every_leaf_that_is_trained_moves_within_three_steps(remat):
     config = tiny_frozen()
@@ -113,7 +113,6 @@ def test_every_leaf_that_is_trained_moves_within_three_steps(remat):
     assert hashes(frozen) == before  # nor was it given away
 
 
-@pytest.mark.slow
 def test_neither_the_optimiser_nor_the_averages_nor_the_norm_hold_it(whole):
     program = program_of(whole[0])
     trained = jax.tree.map(lambda leaf: leaf.shape, program.state.params)

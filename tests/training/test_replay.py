@@ -10,6 +10,8 @@ from cfg_jax.blueprint import blueprint
 from cfg_jax.data import Digits
 from cfg_jax.training import loop, metrics, replay
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -22,7 +24,6 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 6])
-@pytest.mark.slow
 def test_a_step_is_made_again_as_it_was(run, step):
     config, workdir = run
     before = sorted(str(p) for p in (workdir / "checkpoints").rglob("*"))

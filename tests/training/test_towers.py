@@ -14,6 +14,8 @@ from cfg_jax.runtime.checkpoints import Checkpoints
 from cfg_jax.training.loop import stream, train
 from cfg_jax.training.program import build
 
+pytestmark = pytest.mark.slow
+
 CAPTIONS = ["a red three left of a blue seven", "a white zero"]
 Z = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
 
@@ -44,7 +46,6 @@ def first_step(config, data, devices):
     return program.step(program.start(), program.frozen, batch)[1]
 
 
-@pytest.mark.slow
 def test_the_negatives_are_those_of_all_devices(data):
     one, eight = (first_step(tiny_towers(), data, devices) for devices in (1, 8))
     assert eight.loss == pytest.approx(float(one.loss), rel=1e-4)
@@ -53,7 +54,6 @@ def test_the_negatives_are_those_of_all_devices(data):
     assert one.bin_count.tolist() == [0] * 9 + [16]
 
 
-@pytest.mark.slow
 def test_it_goes_on_bitwise(workdir, data, tmp_path):
     config = tiny_towers(noisy=True)
     config.train.steps = 3
@@ -86,7 +86,6 @@ def test_a_loaded_run_embeds_and_compares(run):
     assert np.abs(agreement.images(Z) - image).max() > 1e-4
 
 
-@pytest.mark.slow
 def test_it_guides_a_model_of_other_conditions(run):
     """By its own embeddings of the captions, whatever the denoiser is shown."""
     text = run.agreement.texts(run.condition(text=CAPTIONS))
