@@ -164,7 +164,7 @@ class Model:
         if not given:
             return {}
         key = jax.random.key(0) if key is None else checks.random_key(key)
-        keys = noise.examples(key, arguments.numbers(offset, condition.batch_size(given) or 0))
+        keys = noise.examples(key, noise.numbers(offset, condition.batch_size(given) or 0))
         shown = conditions.shown(self.conditioners, keys, given, self.schedule, training=False)
         return self._encoded(shown)
 

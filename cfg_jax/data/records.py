@@ -124,21 +124,21 @@ def place(directory: str) -> str:
     return os.path.expanduser(directory or str(tfds.core.constants.DATA_DIR))
 
 
-def damaged(place: str, error: Exception) -> ValueError:
+def damaged(folder: str, error: Exception) -> ValueError:
     """The error of what was prepared in a folder and cannot be read."""
     return ValueError(
-        f"what was prepared in {place} is damaged ({dataset.reason(error)}): remove that folder, "
+        f"what was prepared in {folder} is damaged ({dataset.reason(error)}): remove that folder, "
         "and it is prepared again"
     )
 
 
 @contextlib.contextmanager
-def undamaged(place: str) -> Iterator[None]:
+def undamaged(folder: str) -> Iterator[None]:
     """Raises ValueError where reading what was prepared in a folder, within, raises anything."""
     try:
         yield
     except Exception as error:
-        raise damaged(place, error) from error
+        raise damaged(folder, error) from error
 
 
 def opened(make: Callable[..., Any], directory: str, name: str) -> Any:
@@ -147,8 +147,9 @@ def opened(make: Callable[..., Any], directory: str, name: str) -> Any:
     Raises:
       ValueError: What it has prepared there is damaged.
     """
-    with undamaged(os.path.join(place(directory), name)):
-        return make(data_dir=place(directory))
+    kept = place(directory)
+    with undamaged(os.path.join(kept, name)):
+        return make(data_dir=kept)
 
 
 def _failure(error: OSError | RuntimeError) -> str | None:

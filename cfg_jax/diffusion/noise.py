@@ -5,9 +5,13 @@ count down from the largest: a key's streams and its examples never meet.
 """
 
 import enum
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int
+
+from cfg_jax.diffusion import checks
 
 
 class Stream(enum.IntEnum):
@@ -29,6 +33,17 @@ class Stream(enum.IntEnum):
 def stream(key: jax.Array, name: Stream) -> jax.Array:
     """The key of a stream."""
     return jax.random.fold_in(key, int(name))
+
+
+def numbers(offset: Any, count: int) -> Int[Array, " batch"]:
+    """The numbers of so many examples, the first of them plain or traced.
+
+    Raises:
+      ValueError: The first is no whole number, or the last does not fit into int32.
+    """
+    if not isinstance(offset, jax.core.Tracer):
+        offset = checks.whole("offset", offset, 0, 2**31 - max(count, 1))
+    return offset + jnp.arange(count)
 
 
 def examples(key: jax.Array, index: Int[Array, " batch"], name: Stream | None = None) -> jax.Array:

@@ -18,7 +18,6 @@ from cfg_jax.data.samples import to_float
 from cfg_jax.evaluation import instruments
 from cfg_jax.evaluation.features import checked, devices_for, local_shardings, shared_rows
 from cfg_jax.evaluation.scorer import Classifier
-from cfg_jax.runtime import compiled
 from cfg_jax.runtime.notes import Bar
 
 _FORWARD_BATCH = 256
@@ -227,17 +226,8 @@ def _train(
         change, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, change), state, value
 
-    descend = jax.jit(
-        update,
-        in_shardings=(whole, whole, whole, share, share),
-        out_shardings=whole,
-        donate_argnums=(0, 1),
-        compiler_options=compiled.patient(whole.device_set),
-    )
-    begin = jax.jit(
-        initialise, out_shardings=whole, compiler_options=compiled.once(whole.device_set)
-    )
-    params, state = begin()
+    placed = (whole, whole, whole, share, share)
+    (params, state), descend = instruments.begun(initialise, update, whole, in_shardings=placed)
     with Bar(total=total, desc="classifier", unit="step", disable=not progress) as bar:
         for epoch in range(settings.epochs):
             order = np.random.default_rng((settings.seed, epoch)).permutation(len(images))

@@ -19,7 +19,6 @@ from cfg_jax.evaluation import composing, instruments
 from cfg_jax.evaluation.caption_match import shows
 from cfg_jax.evaluation.detector_network import Cells, Detector
 from cfg_jax.evaluation.features import checked, devices_for, local_shardings, shared_rows
-from cfg_jax.runtime import compiled
 from cfg_jax.runtime.notes import Bar
 
 _FORWARD_BATCH = 256
@@ -211,16 +210,7 @@ def _train(module: Detector, of: composing.Stencils, settings: _Settings, progre
         change, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, change), state, value
 
-    descend = jax.jit(
-        update,
-        out_shardings=whole,
-        donate_argnums=(0, 1),
-        compiler_options=compiled.patient(whole.device_set),
-    )
-    begin = jax.jit(
-        initialise, out_shardings=whole, compiler_options=compiled.once(whole.device_set)
-    )
-    params, state = begin()
+    (params, state), descend = instruments.begun(initialise, update, whole)
     of = jax.device_put(of, whole)
     with Bar(total=settings.steps, desc="detector", unit="step", disable=not progress) as bar:
         for step in range(settings.steps):

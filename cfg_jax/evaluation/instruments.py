@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import NamedSharding
 
 from cfg_jax import __version__
 from cfg_jax.evaluation import record
+from cfg_jax.runtime import compiled
 
 
 def fingerprint(
@@ -33,6 +35,32 @@ def fingerprint(
         arrays=[[array.shape, of_array(array)] for array in arrays],
         **said,
     )
+
+
+def begun(
+    initialise: Callable[[], tuple[Any, Any]],
+    update: Callable[..., Any],
+    whole: NamedSharding,
+    **placed: Any,
+) -> tuple[tuple[Any, Any], Callable[..., Any]]:
+    """A training's first parameters and optimiser state, and its update, compiled.
+
+    Args:
+      initialise: Makes the two.
+      update: Takes the two first, which are donated, and returns them first.
+      whole: Lays all that both return on every device.
+      **placed: How `update`'s arguments lie, as `jax.jit` takes it.
+    """
+    devices = whole.device_set
+    begin = jax.jit(initialise, out_shardings=whole, compiler_options=compiled.once(devices))
+    descend = jax.jit(
+        update,
+        out_shardings=whole,
+        donate_argnums=(0, 1),
+        compiler_options=compiled.patient(devices),
+        **placed,
+    )
+    return begin(), descend
 
 
 def digest(**said: Any) -> str:

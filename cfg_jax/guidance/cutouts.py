@@ -143,14 +143,11 @@ def cutouts(
         raise ValueError(f"text must have shape (batch, features), got {given.shape}")
     size, count = checks.whole("size", size, 1, MOST), checks.whole("count", count, 1, MOST)
     checks.number("power", power, 0.0, 100.0)
-    checks.random_key(key)
-    if not isinstance(offset, jax.Array):
-        checks.whole("offset", offset, 0, 2**31 - 1)
-    index = offset + jnp.arange(len(given.values))
+    index = noise.numbers(offset, len(given.values))
     loss = CutoutLoss(
         image=image,
         text=given,
-        keys=PerExample(noise.examples(key, index, noise.Stream.CUTOUTS)),
+        keys=PerExample(noise.examples(checks.random_key(key), index, noise.Stream.CUTOUTS)),
         decode=decode,
         size=size,
         count=count,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from cfg_jax.diffusion import checks, condition, schedules
 from cfg_jax.diffusion.condition import Condition
@@ -58,17 +58,6 @@ def automatic(mesh: Any) -> Mesh:
     if not mesh.devices.size:
         raise ValueError("mesh must hold at least one device")
     return Mesh(mesh.devices, mesh.axis_names)
-
-
-def numbers(offset: Any, count: int) -> Int[Array, " batch"]:
-    """The numbers of so many examples, the first of them plain or traced.
-
-    Raises:
-      ValueError: The first is no whole number, or the last does not fit into int32.
-    """
-    if not isinstance(offset, jax.core.Tracer):
-        offset = checks.whole("offset", offset, 0, 2**31 - max(count, 1))
-    return offset + jnp.arange(count)
 
 
 def example_shape(shape: Any, what: str = "shape", such: str = "(32, 32, 3)") -> tuple[int, ...]:

@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from cfg_jax.diffusion import checks, condition
+from cfg_jax.diffusion import checks, condition, noise
 from cfg_jax.diffusion.condition import Condition, PerExample
 from cfg_jax.diffusion.denoiser import Denoiser
 from cfg_jax.diffusion.logsnr import floating
@@ -260,7 +260,7 @@ def _job(denoiser, key, cond, shape, schedule, solver, grid, steps, z, batch, of
         )
     traced, static = (None, levels) if isinstance(levels, tuple) else (levels, None)
     each = traced is not None and traced.ndim == 2
-    index = arguments.numbers(offset, count)
+    index = noise.numbers(offset, count)
     return _Job(
         _Shared(leaves, None if each else traced),
         _Batched(index, cond, z, per_example, traced if each else None),
